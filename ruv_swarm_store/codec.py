@@ -1,0 +1,99 @@
+"""What may be stored: JSON values that come back exactly as they went in, and text every engine can hold."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+
+from ruv_swarm_store.errors import InvalidValue
+
+DEPTH_LIMIT = 500
+"""Deepest nesting of lists and dicts accepted; well inside what every engine's JSON parser takes."""
+
+_encode = msgspec.json.Encoder().encode
+decode = msgspec.json.Decoder().decode
+"""The value of JSON text. Raises `msgspec.DecodeError` for text that is not JSON."""
+
+
+def encode(value: Any) -> str:
+    """JSON text of a value that `seal` has accepted."""
+    return _encode(value).decode()
+
+
+def seal(value: Any, what: str) -> Any:
+    """An own copy of `value`, equal to what reading it back will give; tuples become lists.
+
+    Raises `InvalidValue` naming the place for whatever JSON cannot hold: NaN and infinities, keys that are not
+    strings, bytes, sets, dates, other objects, NUL characters, unpaired surrogates, nesting beyond `DEPTH_LIMIT`.
+    """
+    try:
+        text = _encode(value)
+        # One decode and one comparison, both in C, catch every silent change; only after one is the value walked.
+        copy = decode(text)
+        if copy == value and b"\\u0000" not in text and (len(text) < 2 * DEPTH_LIMIT or text.count(b"[") + text.count(b"{") < DEPTH_LIMIT):
+            return copy
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
+        pass
+    _check(value, what, 0)
+    return decode(_encode(value))
+
+
+def text(value: str, what: str) -> str:
+    """`value`, if it is text that every engine can hold; `InvalidValue` otherwise."""
+    if not isinstance(value, str):
+        raise InvalidValue(f"{what} is a {type(value).__name__}", hint="Give a string")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidValue(f"{what} has an unpaired surrogate at {error.start}", hint="Give text that UTF-8 can hold") from error
+    if "\0" in value:
+        raise InvalidValue(f"{what} contains a NUL character", hint="Remove it: not every engine can store it in text")
+    return value if type(value) is str else str.__str__(value)
+
+
+def integer(value: int, what: str, low: int = -(2**63), high: int = 2**63 - 1) -> int:
+    """`value`, if it is a whole number from `low` to `high`; `InvalidValue` otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InvalidValue(f"{what} is {value!r}", hint=f"Give a whole number from {low} to {high}")
+    return value
+
+
+def real(value: float, what: str) -> float:
+    """`value` as a finite float; `InvalidValue` for NaN, infinities and what is not a number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidValue(f"{what} is {value!r}", hint="Give a number")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise InvalidValue(f"{what} is {value!r}", hint="Give a finite number: NaN and infinities poison every aggregate")
+    return number
+
+
+def _check(value: Any, where: str, depth: int) -> None:
+    if depth > DEPTH_LIMIT:
+        raise InvalidValue(f"{where[:80]}… is nested more than {DEPTH_LIMIT} deep", hint="Flatten the value")
+    if value is None or isinstance(value, (bool, int)):
+        return
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise InvalidValue(f"{where} is {value}", hint="JSON has no NaN or infinity: use None or a string")
+    elif isinstance(value, str):
+        text(value, where)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise InvalidValue(f"{where} has the key {key!r}", hint="JSON keys are strings")
+            text(key, f"a key of {where}")
+            _check(item, f"{where}[{key!r}]", depth + 1)
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            _check(item, f"{where}[{index}]", depth + 1)
+    else:
+        raise InvalidValue(
+            f"{where} is a {type(value).__name__}", hint="JSON holds None, bool, int, float, str, list and dict: convert it first"
+        )

@@ -1,0 +1,59 @@
+"""SQL that dialects spell differently, behind one name each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Executable, Table, Text, bindparam, column, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.sql.selectable import ScalarSelect
+
+
+def parameter(name: str, type_: Any = None) -> Any:
+    """A value given each time the statement runs."""
+    return bindparam(name, required=False, type_=type_)
+
+
+def constant(column: ColumnElement[Any], value: Any) -> Any:
+    """A value of this column that stands in the statement's text, so that it can decide which index serves."""
+    return bindparam(None, value, type_=column.type, unique=True, literal_execute=True)
+
+
+def upsert(
+    table: Table,
+    values: Mapping[str, Any],
+    *,
+    on: Sequence[str],
+    update: Mapping[str, Any] | None = None,
+    where: ColumnElement[bool] | None = None,
+    returning: Sequence[ColumnElement[Any]] = (),
+) -> Executable:
+    """INSERT, or UPDATE of the row whose `on` columns are taken; with nothing to update, that row is left as it is.
+
+    SQLite and PostgreSQL share the clause, and SQLAlchemy renders one construct for both.
+    """
+    statement = insert(table).values(dict(values))
+    if not update:
+        return statement.on_conflict_do_nothing(index_elements=on)
+    return statement.on_conflict_do_update(index_elements=on, set_=dict(update), where=where).returning(*returning)
+
+
+class _Items(FunctionElement[Any]):
+    """A JSON array of strings, as a table."""
+
+    name = "items"
+    inherit_cache = True
+
+
+@compiles(_Items, "sqlite")
+def _json_each(element: _Items, compiler: Any, **kw: Any) -> str:
+    return f"json_each({compiler.process(element.clauses, **kw)})"
+
+
+def text_items(array: ColumnElement[Any]) -> ScalarSelect[Any]:
+    """The strings of a JSON array given as one parameter, for `IN`: one statement whatever their number."""
+    items = _Items(array).table_valued(column("value", Text), name="items")
+    return select(items.c.value).scalar_subquery()

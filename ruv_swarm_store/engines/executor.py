@@ -1,0 +1,107 @@
+"""The seam between repositories and engines: a scope lends an executor, an executor runs statements."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from operator import itemgetter
+from typing import Any, Protocol
+
+from sqlalchemy import Dialect, Executable, Row, Table, bindparam, insert
+from sqlalchemy.sql.elements import ClauseElement
+
+Params = Mapping[str, Any]
+Trace = Callable[[str, float], object]
+"""Called with every statement's SQL and its time in seconds; `print` will do."""
+NONE: Params = {}
+
+
+class Executor(ABC):
+    """A database connection inside a scope.
+
+    Statements of `one`, `all` and `run` are module constants: compiled at first use, then kept for good. Values go
+    in and rows come out as the driver has them; `query.Mapping` turns rows into entities. `execute` is for statements
+    built on the fly: it goes through SQLAlchemy, in the same transaction.
+    """
+
+    __slots__ = ("now",)
+
+    now: int
+    """The transaction's time, read once, in milliseconds since the epoch."""
+
+    @abstractmethod
+    def one(self, statement: Executable, params: Params = NONE) -> Sequence[Any] | None:
+        """The first row, or None."""
+
+    @abstractmethod
+    def all(self, statement: Executable, params: Params = NONE) -> Sequence[Sequence[Any]]:
+        """Every row."""
+
+    @abstractmethod
+    def run(self, statement: Executable, params: Params = NONE) -> int:
+        """Runs the statement; the number of rows it changed."""
+
+    @abstractmethod
+    def insert(self, table: Table, row: Sequence[Any]) -> int:
+        """Inserts one row, given in column order without the generated number; returns that number."""
+
+    @abstractmethod
+    def insert_many(self, table: Table, rows: Sequence[Sequence[Any]]) -> int:
+        """Inserts rows in order; returns the first generated number, the others follow without gaps."""
+
+    @abstractmethod
+    def execute(self, statement: Executable, params: Params = NONE) -> Sequence[Row[Any]]:
+        """Runs any SQLAlchemy statement with its bind and result types; the rows it returns."""
+
+    @abstractmethod
+    def after_commit(self, hook: Callable[[], object]) -> None:
+        """Calls `hook` once this transaction, and every one around it, has committed."""
+
+
+class Scope(Protocol):
+    """Where a repository works: a store (each call its own transaction) or a unit of work (all in one)."""
+
+    def read(self) -> AbstractContextManager[Executor]:
+        """An executor for SELECTs."""
+
+    def write(self) -> AbstractContextManager[Executor]:
+        """An executor for exactly one statement, which is a transaction of its own unless one is open."""
+
+    def transaction(self) -> AbstractContextManager[Executor]:
+        """An executor for several statements, all or none: a transaction, or a savepoint in the open one."""
+
+    def changes(self) -> int:
+        """A number that differs whenever something was committed, here or elsewhere, since an earlier call."""
+
+    def wait(self, seen: int, seconds: float) -> bool:
+        """Blocks until `changes()` differs from `seen`, at most `seconds`; whether it does."""
+
+
+class Prepared:
+    """A Core statement compiled for one dialect, with its parameters in the order the driver wants them."""
+
+    __slots__ = ("_fixed", "_pick", "sql")
+
+    def __init__(self, statement: Executable, dialect: Dialect) -> None:
+        assert isinstance(statement, ClauseElement)
+        compiled = statement.compile(dialect=dialect, compile_kwargs={"render_postcompile": True})
+        self.sql = str(compiled)
+        names: Sequence[str] = getattr(compiled, "positiontup", None) or ()
+        # Values Core binds itself, such as LIMIT's, are already known; the caller's are still None.
+        self._fixed = {name: value for name, value in compiled.params.items() if value is not None}
+        self._pick: Callable[[Params], Sequence[Any]]
+        if len(names) > 1:
+            self._pick = itemgetter(*names)
+        else:
+            self._pick = lambda params: [params[name] for name in names]
+
+    def bind(self, params: Params) -> Sequence[Any]:
+        """The driver's positional parameters. Raises KeyError when one was not given."""
+        return self._pick({**self._fixed, **params} if self._fixed else params)
+
+
+def insert_statement(table: Table) -> Executable:
+    """INSERT of a whole row in column order, leaving the generated number to the engine."""
+    generated = table.autoincrement_column
+    return insert(table).values({column: bindparam(f"_{column.name}", required=False) for column in table.c if column is not generated})

@@ -1,0 +1,220 @@
+"""The things a swarm is made of, as immutable values. Fields stand in the order of their table's columns.
+
+Times are milliseconds since the epoch (UTC). `version` counts the changes of a row and guards `update`.
+`position`, where there is one, is the store's own number for the row: creation order, exact and unique.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from msgspec import Struct
+
+
+class AgentStatus(StrEnum):
+    """What an agent is doing; a terminated agent is history."""
+
+    IDLE = "idle"
+    BUSY = "busy"
+    FAILED = "failed"
+    TERMINATED = "terminated"
+
+
+class TaskStatus(StrEnum):
+    """Where a task stands. `completed`, `failed` and `cancelled` are final."""
+
+    PENDING = "pending"
+    SCHEDULED = "scheduled"
+    BLOCKED = "blocked"
+    ASSIGNED = "assigned"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class DependencyPolicy(StrEnum):
+    """What becomes of a blocked task when something it waits for fails or is cancelled."""
+
+    FAIL = "fail"
+    CANCEL = "cancel"
+
+
+class Audience(StrEnum):
+    """Who a message is for."""
+
+    DIRECT = "direct"
+    GROUP = "group"
+    BROADCAST = "broadcast"
+
+
+class Agent(Struct, frozen=True):
+    """A worker known to the swarm."""
+
+    id: str
+    type: str
+    created_at: int
+    last_heartbeat: int
+    name: str | None = None
+    status: AgentStatus = AgentStatus.IDLE
+    capabilities: Any = []
+    configuration: Any = {}
+    terminated_at: int | None = None
+    version: int = 1
+
+
+class Task(Struct, frozen=True):
+    """A unit of work. `fence` grows with every claim: it tells a lease from any later one on the same task."""
+
+    id: str
+    type: str
+    payload: Any
+    created_at: int
+    priority: int = 5
+    status: TaskStatus = TaskStatus.PENDING
+    agent_id: str | None = None
+    parent_task_id: str | None = None
+    result: Any = None
+    error_message: str | None = None
+    run_at: int | None = None
+    assigned_at: int | None = None
+    started_at: int | None = None
+    completed_at: int | None = None
+    lease_expires_at: int | None = None
+    fence: int = 0
+    retry_count: int = 0
+    max_retries: int = 3
+    unique_key: str | None = None
+    on_dependency_failure: DependencyPolicy = DependencyPolicy.CANCEL
+    version: int = 1
+    position: int = 0
+
+
+class NewTask(Struct, frozen=True):
+    """A task to enqueue. `run_at` is an instant, `delay` seconds from now; `parent` and `depends_on` are tasks or their ids."""
+
+    type: str
+    payload: Any = None
+    priority: int = 5
+    parent: Task | str | None = None
+    depends_on: Iterable[Task | str] = ()
+    run_at: int | datetime | None = None
+    delay: float | None = None
+    unique_key: str | None = None
+    max_retries: int = 3
+    on_dependency_failure: DependencyPolicy | str = DependencyPolicy.CANCEL
+    id: str | None = None
+
+
+class TaskStats(Struct, frozen=True):
+    """The queue at one moment."""
+
+    counts: dict[str, dict[TaskStatus, int]]
+    """How many tasks there are, by type and status."""
+    oldest_ready: int | None
+    """When the longest waiting ready task was created, in milliseconds since the epoch."""
+    completed_per_second: float
+    """Tasks completed a second, over the last minute."""
+
+    def total(self, *statuses: TaskStatus) -> int:
+        """How many tasks are in these statuses; in any when none is named."""
+        wanted = statuses or tuple(TaskStatus)
+        return sum(count for by_status in self.counts.values() for status, count in by_status.items() if status in wanted)
+
+
+class TaskFailure(Struct, frozen=True):
+    """Why one attempt at a task failed."""
+
+    task_id: str
+    fence: int
+    agent_id: str | None
+    error_message: str
+    failed_at: int
+
+
+class Message(Struct, frozen=True):
+    """Something one agent told another, a group, or everyone."""
+
+    id: str
+    topic: str
+    content: Any
+    timestamp: int
+    audience: Audience = Audience.BROADCAST
+    from_agent: str | None = None
+    to_agent: str | None = None
+    to_group: str | None = None
+    correlation_id: str | None = None
+    expires_at: int | None = None
+    version: int = 1
+    position: int = 0
+
+
+class Metric(Struct, frozen=True):
+    """One measured value."""
+
+    metric_name: str
+    value: float
+    timestamp: int
+    metric_type: str = "gauge"
+    unit: str = ""
+    agent_id: str | None = None
+    tags: Any = {}
+    version: int = 1
+    id: int = 0
+
+
+class ConfigEntry(Struct, frozen=True):
+    """One configuration value, and who set it when."""
+
+    key: str
+    value: Any
+    updated_at: int
+    updated_by: str | None = None
+    expires_at: int | None = None
+    version: int = 1
+
+
+class Group(Struct, frozen=True):
+    """A named set of agents."""
+
+    id: str
+    name: str
+    type: str
+    created_at: int
+    configuration: Any = {}
+    version: int = 1
+
+
+class Member(Struct, frozen=True):
+    """An agent's place in a group."""
+
+    group_id: str
+    agent_id: str
+    role: str | None
+    joined_at: int
+
+
+class Event(Struct, frozen=True):
+    """A fact that happened to an aggregate: the `sequence_number`-th of its stream, from 1."""
+
+    id: str
+    aggregate_id: str
+    aggregate_type: str
+    event_type: str
+    event_data: Any
+    metadata: Any
+    timestamp: int
+    sequence_number: int
+    position: int = 0
+
+
+class NewEvent(Struct, frozen=True):
+    """An event to append. An explicit `id` makes appending it again harmless."""
+
+    type: str
+    data: Any = None
+    metadata: Any = None
+    id: str | None = None

@@ -1,0 +1,185 @@
+"""Events: append-only streams, one for each aggregate, and one global order over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, NoReturn, TypeVar
+
+from sqlalchemy import Text, func, or_, select
+
+from ruv_swarm_store import codec, schema
+from ruv_swarm_store.clock import new_id
+from ruv_swarm_store.engines import Executor, parameter, text_items
+from ruv_swarm_store.entities import Event, NewEvent
+from ruv_swarm_store.errors import Conflict, InvalidValue, Unsupported
+from ruv_swarm_store.query import Mapping
+from ruv_swarm_store.repository import Repository
+
+EVENTS = Mapping(schema.events, Event)
+ANY: Final = -1
+"""As `expected_version`: append whatever the stream's version is."""
+PAGE = 1_000
+"""Events read at a time where a whole stream is walked."""
+
+S = TypeVar("S")
+
+_c = schema.events.c
+_aggregate: Any = parameter("aggregate", Text)
+_type: Any = parameter("type", Text)
+_after: Any = parameter("after", schema.Int64)
+_until: Any = parameter("until", schema.Int64)
+_limit: Any = parameter("limit", schema.Int64)
+_in_stream = (_c.aggregate_id == _aggregate, _c.aggregate_type == _type)
+
+_VERSION = select(_c.sequence_number).where(*_in_stream).order_by(_c.sequence_number.desc()).limit(1)
+_READ = (
+    select(*EVENTS.columns)
+    .where(_c.aggregate_id == _aggregate, or_(_type.is_(None), _c.aggregate_type == _type), _c.sequence_number > _after, _c.sequence_number <= _until)
+    .order_by(_c.sequence_number, _c.aggregate_type)
+    .limit(_limit)
+)
+_READ_ALL = select(*EVENTS.columns).where(_c.position > _after).order_by(_c.position).limit(_limit)
+_READ_TYPES = (
+    select(*EVENTS.columns)
+    .where(_c.position > _after, _c.event_type.in_(text_items(parameter("types", Text))))
+    .order_by(_c.position)
+    .limit(_limit)
+)
+_HEAD = select(func.coalesce(func.max(_c.position), 0))
+_KNOWN = select(*EVENTS.columns).where(_c.id.in_(text_items(parameter("ids", Text))))
+_EVERYTHING = 2**63 - 1
+
+
+class Events(Repository[Event]):
+    """The event store.
+
+    A stream is named by an aggregate's id and type. Its events are numbered from 1 without gaps by the store; its version is
+    the number of its last event. `position` orders all events, and is never filled in later below one already read.
+    """
+
+    mapping = EVENTS
+
+    def append(self, aggregate_id: str, events: Iterable[NewEvent], *, type: str, expected_version: int = ANY) -> int:
+        """Adds events to a stream, all or none; returns its new version.
+
+        `expected_version` is the version the caller has seen, 0 for a stream that must not exist, `ANY` for whatever it is;
+        `Conflict` carries the `actual` one otherwise. An append whose events all carry ids stored before, in this stream, is
+        taken as a repetition: nothing is added and the version is returned.
+        """
+        stream = codec.text(aggregate_id, "aggregate id")
+        kind = codec.text(type, "aggregate type")
+        codec.integer(expected_version, "expected_version", ANY)
+        sealed = [_seal(event) for event in events]
+        named = [event.id for event in sealed if event.id is not None]
+        if len(set(named)) < len(named):
+            raise InvalidValue("two of the events carry the same id", hint="Give each event its own id, or none")
+        with self._scope.transaction() as run:
+            version = self._version(run, stream, kind)
+            if named and self._is_repetition(run, stream, kind, sealed, named):
+                return version
+            if expected_version not in (ANY, version):
+                raise Conflict(
+                    f"stream {aggregate_id!r} is at version {version}, not {expected_version}",
+                    hint="Somebody appended to it: read on from there, then decide again",
+                    expected=expected_version,
+                    actual=version,
+                )
+            if sealed:
+                now = run.now
+                run.insert_many(
+                    schema.events,
+                    [
+                        (
+                            event.id or new_id(now),
+                            stream,
+                            kind,
+                            event.type,
+                            codec.encode(event.data),
+                            None if event.metadata is None else codec.encode(event.metadata),
+                            now,
+                            number,
+                        )
+                        for number, event in enumerate(sealed, version + 1)
+                    ],
+                )
+            return version + len(sealed)
+
+    def version(self, aggregate_id: str, *, type: str) -> int:
+        """The number of a stream's last event; 0 when it has none."""
+        with self._scope.read() as run:
+            return self._version(run, aggregate_id, type)
+
+    def _version(self, run: Executor, stream: str, kind: str) -> int:
+        row = run.one(_VERSION, {"aggregate": stream, "type": kind})
+        return 0 if row is None else int(row[0])
+
+    def _is_repetition(self, run: Executor, stream: str, kind: str, events: Sequence[NewEvent], ids: Sequence[str]) -> bool:
+        known = EVENTS.load_all(run.all(_KNOWN, {"ids": codec.encode(ids)}))
+        if not known:
+            return False
+        if len(known) == len(events) and all((event.aggregate_id, event.aggregate_type) == (stream, kind) for event in known):
+            return True
+        raise Conflict(f"event {known[0].id!r} is stored already", hint="Repeat an append whole, or give new ids", id=known[0].id)
+
+    def read(
+        self, aggregate_id: str, *, type: str | None = None, after: int = 0, until: int | None = None, limit: int | None = None
+    ) -> list[Event]:
+        """A stream's events with numbers above `after` and up to `until`, in order; at most `limit`.
+
+        Without `type`, the events of every stream with this aggregate id.
+        """
+        params = {
+            "aggregate": aggregate_id,
+            "type": type,
+            "after": codec.integer(after, "after", 0),
+            "until": _EVERYTHING if until is None else codec.integer(until, "until", 0),
+            "limit": _EVERYTHING if limit is None else codec.integer(limit, "limit", 0),
+        }
+        with self._scope.read() as run:
+            return EVENTS.load_all(run.all(_READ, params))
+
+    def read_all(self, *, after: int = 0, types: Iterable[str] | None = None, limit: int = PAGE) -> list[Event]:
+        """Events of every stream with positions above `after`, in order; at most `limit`. Go on from the last one's position."""
+        params = {"after": codec.integer(after, "after", 0), "limit": codec.integer(limit, "limit", 0)}
+        with self._scope.read() as run:
+            if types is None:
+                return EVENTS.load_all(run.all(_READ_ALL, params))
+            return EVENTS.load_all(run.all(_READ_TYPES, {**params, "types": codec.encode(list(types))}))
+
+    def walk(self, *, after: int = 0, types: Sequence[str] | None = None) -> Iterator[Event]:
+        """Every event above a position, in order, read in pages."""
+        while page := self.read_all(after=after, types=types):
+            yield from page
+            after = page[-1].position
+
+    def last_position(self) -> int:
+        """The position of the newest event; 0 when there is none."""
+        with self._scope.read() as run:
+            return int((run.one(_HEAD) or [0])[0])
+
+    def fold(self, aggregate_id: str, initial: S, apply: Callable[[S, Event], S], *, type: str, until: int | None = None) -> S:
+        """The state a stream adds up to: `apply` over its events in order, from `initial`, up to number `until`."""
+        state, after = initial, 0
+        while page := self.read(aggregate_id, type=type, after=after, until=until, limit=PAGE):
+            for event in page:
+                state = apply(state, event)
+            after = page[-1].sequence_number
+        return state
+
+    # Events are facts: the plain verbs that would change one refuse, and so does the database itself.
+
+    def _refuse(self, *_: Any) -> NoReturn:
+        raise Unsupported("events are append-only", hint="Append a new event that says what changed")
+
+    update = update_many = replace = upsert = delete = delete_many = _refuse
+
+
+def _seal(event: NewEvent) -> NewEvent:
+    if not isinstance(event, NewEvent):
+        raise InvalidValue(f"{event!r} is no event to append", hint="Give NewEvent(type, data)")
+    return NewEvent(
+        codec.text(event.type, "event type"),
+        codec.seal(event.data, "event data"),
+        None if event.metadata is None else codec.seal(event.metadata, "event metadata"),
+        None if event.id is None else codec.text(event.id, "event id"),
+    )

@@ -1,0 +1,164 @@
+"""The schema's history: Alembic runs it, and every applied revision is recorded with a checksum of its script."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from sqlalchemy import Connection, Text, column, delete, insert, select, table
+
+from ruv_swarm_store import schema
+from ruv_swarm_store.engines import Engine, parameter
+from ruv_swarm_store.errors import SchemaMismatch
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from alembic.runtime.migration import MigrationInfo
+
+_PACKAGED = Path(__file__).parent / "alembic"
+_CHECKOUT = Path(__file__).parent.parent / "alembic"
+
+_version_table = table("alembic_version", column("version_num", Text))
+_CURRENT = select(_version_table.c.version_num)
+_m = schema.schema_migrations.c
+_APPLIED = select(_m.version, _m.name, _m.applied_at, _m.checksum).order_by(_m.version)
+
+
+class Revision(Struct, frozen=True):
+    """One step of the schema's history. `applied_at` is None while it is not applied to this database."""
+
+    id: str
+    name: str
+    checksum: str
+    applied_at: int | None = None
+
+    @property
+    def version(self) -> int:
+        """The revision as a number."""
+        return int(self.id)
+
+
+def scripts() -> Path:
+    """The directory of the migration scripts: shipped in the package, or beside it in a checkout."""
+    return _PACKAGED if (_PACKAGED / "env.py").exists() else _CHECKOUT
+
+
+def available() -> list[Revision]:
+    """Every revision this release knows, oldest first. A script's name is its number and its title."""
+    revisions = []
+    for path in sorted((scripts() / "versions").glob("*.py")):
+        if named := re.fullmatch(r"(\d{4})_(\w+)", path.stem):
+            text = path.read_text(encoding="utf-8")  # newlines read alike everywhere
+            revisions.append(Revision(named[1], named[2], hashlib.sha256(text.encode()).hexdigest()))
+    return revisions
+
+
+def current(engine: Engine) -> str | None:
+    """The revision a database is at; None for one without a schema."""
+    if "alembic_version" not in engine.tables():
+        return None
+    with engine.read() as run:
+        row = run.one(_CURRENT)
+    return None if row is None else str(row[0])
+
+
+def history(engine: Engine) -> list[Revision]:
+    """Every revision, oldest first, with when it was applied to this database."""
+    applied = {version: applied_at for version, _, applied_at, _ in _applied(engine)}
+    return [
+        Revision(revision.id, revision.name, revision.checksum, applied.get(revision.version)) for revision in available()
+    ]
+
+
+def _applied(engine: Engine) -> list[tuple[int, str, int, str]]:
+    if schema.schema_migrations.name not in engine.tables():
+        return []
+    with engine.read() as run:
+        return [(row[0], row[1], row[2], row[3]) for row in run.all(_APPLIED)]
+
+
+def verify(engine: Engine) -> None:
+    """Raises `SchemaMismatch` when the database is newer than this release or an applied revision's script was edited."""
+    known = {revision.version: revision for revision in available()}
+    at = current(engine)
+    if at is not None and (not at.isdigit() or int(at) not in known):
+        raise SchemaMismatch(
+            f"{engine.name} is at revision {at}, which this release does not know",
+            hint=f"Upgrade ruv-swarm-store: this release goes up to {schema.REVISION}",
+            actual=at,
+            expected=schema.REVISION,
+        )
+    for version, name, _, checksum in _applied(engine):
+        if version in known and known[version].checksum != checksum:
+            raise SchemaMismatch(
+                f"revision {version:04} ({name}) was edited after it had been applied to {engine.name}",
+                hint="Restore the script as it was and put the change into a new revision",
+                revision=f"{version:04}",
+            )
+
+
+def prepare(engine: Engine, *, migrate: bool) -> None:
+    """Verifies a database's history and brings its schema up to date, or with `migrate=False` insists that it is."""
+    verify(engine)
+    at = current(engine)
+    if at == schema.REVISION:
+        return
+    if not migrate:
+        raise SchemaMismatch(
+            f"{engine.name} is at revision {at}, and this release needs {schema.REVISION}",
+            hint="Open it with migrate=True, or run: ruv-swarm upgrade",
+            actual=at,
+            expected=schema.REVISION,
+        )
+    upgrade(engine)
+
+
+def upgrade(engine: Engine, to: str = "head") -> None:
+    """Applies revisions up to `to`, in one transaction that keeps every other writer out."""
+    from alembic import command
+
+    verify(engine)
+    with _configured(engine) as config:
+        command.upgrade(config, to)
+
+
+def downgrade(engine: Engine, to: str) -> None:
+    """Takes revisions back down to `to` (`base` for all, `-1` for the newest), in one transaction."""
+    from alembic import command
+
+    verify(engine)
+    with _configured(engine) as config:
+        command.downgrade(config, to)
+
+
+@contextmanager
+def _configured(engine: Engine) -> Iterator[Config]:
+    from alembic.config import Config
+
+    with engine.migration() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(scripts()).replace("%", "%%"))
+        config.attributes["connection"] = connection
+        config.attributes["clock"] = engine.clock
+        yield config
+
+
+def record(connection: Connection, step: MigrationInfo, applied_at: int) -> None:
+    """Writes one applied or undone revision into `schema_migrations`."""
+    by_id = {revision.id: revision for revision in available()}
+    revisions: tuple[Any, ...] = step.up_revisions if step.is_upgrade else step.down_revisions
+    for script in revisions:
+        revision = by_id[script.revision]
+        if step.is_upgrade:
+            connection.execute(
+                insert(schema.schema_migrations).values(
+                    version=revision.version, name=revision.name, applied_at=applied_at, checksum=revision.checksum
+                )
+            )
+        elif connection.dialect.has_table(connection, schema.schema_migrations.name):
+            connection.execute(delete(schema.schema_migrations).where(_m.version == parameter("undone")), {"undone": revision.version})

@@ -1,0 +1,228 @@
+"""How to read: `Mapping` ties a table to its entity, `Query` is an immutable, typed SELECT over it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, TypeVarTuple
+
+import msgspec
+from sqlalchemy import Column, ColumnElement, Select, Table, Text, func, literal_column, select, type_coerce
+from sqlalchemy.exc import ArgumentError
+
+from ruv_swarm_store import codec, schema
+from ruv_swarm_store.engines import Scope
+from ruv_swarm_store.errors import Conflict, CorruptRow, InvalidValue, NotFound
+
+if TYPE_CHECKING:
+    from sqlalchemy.sql._annotated_cols import HasRowPos
+
+E = TypeVar("E", bound=msgspec.Struct)
+Ts = TypeVarTuple("Ts")
+OnCorrupt = Literal["raise", "skip"] | Callable[[CorruptRow], object]
+"""What to do with a row that cannot be read: raise, leave it out, or leave it out and hand its error to a callable."""
+
+
+class Mapping(Generic[E]):
+    """A table and the entity its rows become; type checkers compare the two field by field.
+
+    `load` and `dump` are the only way between a row as the driver has it and an entity.
+    """
+
+    __slots__ = ("_checks", "_encoders", "_loaders", "_make", "columns", "fields", "generated", "key", "table")
+
+    def __init__(self, table: Table[HasRowPos[*Ts]], entity: Callable[[*Ts], E], *, key: str = "id") -> None:  # type: ignore[type-var]
+        self.table: Table[Any] = table
+        self._make: Callable[..., E] = entity
+        self.key: Column[Any] = table.c[key]
+        self.fields: Sequence[str] = [column.name for column in table.c]
+        generated = table.autoincrement_column
+        self.generated: str | None = None if generated is None else generated.name
+        self.columns: Sequence[ColumnElement[Any]] = [
+            type_coerce(column, Text).label(column.name) if isinstance(column.type, schema.Json) else column for column in table.c
+        ]
+        self._loaders: list[tuple[int, Callable[[Any], Any]]] = []
+        self._encoders: list[tuple[int, bool]] = []
+        self._checks: list[tuple[str, bool, Callable[[Any, str], Any]]] = []
+        for index, column in enumerate(table.c):
+            if isinstance(column.type, schema.Json):
+                self._loaders.append((index, codec.decode))
+                self._encoders.append((index, column.type.none_as_null))
+            elif isinstance(column.type, schema.Choice):
+                self._loaders.append((index, column.type.members))
+            nullable = bool(column.nullable) or isinstance(column.type, schema.Json)
+            self._checks.append((column.name, nullable, _check_for(column)))
+
+    def load(self, row: Sequence[Any]) -> E:
+        """The entity of one row of this table. Raises `CorruptRow` when a column does not hold what it should."""
+        values = list(row)
+        try:
+            for index, load in self._loaders:
+                if (value := values[index]) is not None:
+                    values[index] = load(value)
+        except (ValueError, TypeError, RecursionError) as error:
+            identity = row[self.fields.index(self.key.name)]
+            raise CorruptRow(
+                f"{self.table.name} {identity!r} cannot be read: {self.fields[index]} does not hold what it should",
+                hint="The row was changed from outside: repair it, or read on with on_corrupt='skip'",
+                table=self.table.name,
+                id=identity,
+                column=self.fields[index],
+            ) from error
+        return self._make(*values)
+
+    def load_all(self, rows: Sequence[Sequence[Any]], on_corrupt: OnCorrupt = "raise") -> list[E]:
+        """The entities of many rows."""
+        load = self.load
+        if on_corrupt == "raise":
+            return [load(row) for row in rows]
+        entities = []
+        for row in rows:
+            try:
+                entities.append(load(row))
+            except CorruptRow as error:
+                if on_corrupt != "skip":
+                    on_corrupt(error)
+        return entities
+
+    def dump(self, entity: E) -> list[Any]:
+        """The row of an entity that `seal` has accepted, without the number the engine assigns."""
+        values = list(msgspec.structs.astuple(entity))
+        for index, null in self._encoders:
+            value = values[index]
+            if value is not None or not null:
+                values[index] = codec.encode(value)
+        if self.generated is not None:
+            values.pop()
+        return values
+
+    def seal(self, entity: E) -> E:
+        """An own copy of an entity, as reading it back will give it. Raises `InvalidValue` for what cannot be stored."""
+        if not isinstance(entity, msgspec.Struct) or tuple(entity.__struct_fields__) != tuple(self.fields):
+            raise InvalidValue(f"{entity!r} is no row of {self.table.name}", hint=f"Give a {getattr(self._make, '__name__', 'entity')}")
+        values = msgspec.structs.astuple(entity)
+        return self._make(
+            *(
+                None if value is None and nullable else check(value, f"{self.table.name}.{name}")
+                for value, (name, nullable, check) in zip(values, self._checks, strict=True)
+            )
+        )
+
+    def identity(self, entity: E | str | int) -> Any:
+        """The key of an entity, or the key itself if that is what was given."""
+        return getattr(entity, self.key.name) if isinstance(entity, msgspec.Struct) else entity
+
+    def __repr__(self) -> str:
+        return f"Mapping({self.table.name})"
+
+
+def _check_for(column: Column[Any]) -> Callable[[Any, str], Any]:
+    kind = column.type
+    if isinstance(kind, schema.Json):
+        return codec.seal
+    if isinstance(kind, schema.Choice):
+        members = kind.members
+
+        def choose(value: Any, what: str) -> Any:
+            try:
+                return members(value)
+            except ValueError:
+                raise InvalidValue(f"{what} is {value!r}", hint=f"Use one of {', '.join(members)}") from None
+
+        return choose
+    if isinstance(kind, schema.Int64):
+        return codec.integer
+    return codec.real if isinstance(kind, schema.Real) else codec.text
+
+
+class Query(Generic[E]):
+    """An immutable SELECT whose rows come back as entities; `str(query)` is its SQL.
+
+    Nothing runs until `all`, `first`, `one`, `count`, `exists`, `pages` or iteration.
+    """
+
+    __slots__ = ("_mapping", "_scope", "statement")
+
+    statement: Select[Any]
+    """The SELECT as SQLAlchemy has it: the way on to joins, aggregates and the rest."""
+
+    def __init__(self, scope: Scope, mapping: Mapping[E], statement: Select[Any] | None = None) -> None:
+        self._scope = scope
+        self._mapping = mapping
+        self.statement = select(*mapping.columns) if statement is None else statement
+
+    def _replace(self, statement: Select[Any]) -> Self:
+        return type(self)(self._scope, self._mapping, statement)
+
+    def where(self, *criteria: ColumnElement[bool]) -> Self:
+        """Only rows for which every criterion holds. Raises `InvalidValue` for what is not a column expression."""
+        try:
+            return self._replace(self.statement.where(*criteria))
+        except ArgumentError as error:
+            raise InvalidValue(f"where takes column expressions, not {criteria!r}", hint="Write e.g. tasks.c.priority >= 7") from error
+
+    def order_by(self, *columns: ColumnElement[Any]) -> Self:
+        """Sorted by these columns, after any order given before."""
+        try:
+            return self._replace(self.statement.order_by(*columns))
+        except ArgumentError as error:
+            raise InvalidValue(f"order_by takes columns, not {columns!r}", hint="Write e.g. tasks.c.created_at.desc()") from error
+
+    def limit(self, count: int, offset: int = 0) -> Self:
+        """At most `count` rows, after leaving out `offset`."""
+        codec.integer(count, "limit", 0)
+        codec.integer(offset, "offset", 0)
+        return self._replace(self.statement.limit(count).offset(offset))
+
+    def all(self, *, on_corrupt: OnCorrupt = "raise") -> list[E]:
+        """Every row. Raises `CorruptRow` for one that cannot be read, unless `on_corrupt` says otherwise."""
+        with self._scope.read() as run:
+            rows = run.execute(self.statement)
+        return self._mapping.load_all(rows, on_corrupt)
+
+    def first(self) -> E | None:
+        """The first row, or None."""
+        return next(iter(self._replace(self.statement.limit(1))), None)
+
+    def one(self) -> E:
+        """The only row. Raises `NotFound` when there is none and `Conflict` when there are several."""
+        found = self._replace(self.statement.limit(2)).all()
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise Conflict(f"more than one row in {self._mapping.table.name} matches", hint="Narrow the query, or use first()")
+        raise NotFound(f"no row in {self._mapping.table.name} matches", hint="Use first() if none is fine")
+
+    def count(self) -> int:
+        """How many rows there are."""
+        with self._scope.read() as run:
+            return int(run.execute(select(func.count()).select_from(self.statement.order_by(None).subquery()))[0][0])
+
+    def exists(self) -> bool:
+        """Whether there is any row."""
+        with self._scope.read() as run:
+            return bool(run.execute(self.statement.order_by(None).limit(1).with_only_columns(literal_column("1"))))
+
+    def pages(self, size: int = 100) -> Iterator[list[E]]:
+        """The rows in lists of up to `size`, by ascending key, each page read on its own.
+
+        Rows are found by the key of the last one, so neither depth nor concurrent writes disturb the walk: each row that
+        stays in the result is seen once.
+        """
+        codec.integer(size, "page size", 1)
+        key = self._mapping.key if self._mapping.generated is None else self._mapping.table.c[self._mapping.generated]
+        page = self._replace(self.statement.order_by(None).order_by(key).limit(size))
+        while found := page.all():
+            yield found
+            if len(found) < size:
+                return
+            last = getattr(found[-1], key.name)
+            page = self._replace(self.statement.where(key > last).order_by(None).order_by(key).limit(size))
+
+    def __iter__(self) -> Iterator[E]:
+        return iter(self.all())
+
+    def __str__(self) -> str:
+        return str(self.statement.compile(compile_kwargs={"render_postcompile": True}))
+
+    def __repr__(self) -> str:
+        return f"<Query {' '.join(str(self).split())}>"

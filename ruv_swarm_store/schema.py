@@ -1,0 +1,416 @@
+"""What is stored: every table, check and index, once.
+
+Migrations, queries and repositories all start from this `metadata`. Nothing here names a dialect: what an engine
+needs said differently (strict tables, JSON guards, append-only triggers) it adds in `engines.ddl`.
+
+In a table whose rows have an order, `position` (for metrics, `id`) is the engine's own ascending number and comes last.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ColumnElement,
+    Double,
+    ForeignKey,
+    Index,
+    MetaData,
+    Named,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    TypedColumns,
+    UniqueConstraint,
+    and_,
+    bindparam,
+    not_,
+)
+from sqlalchemy.sql import operators
+from sqlalchemy.types import TypeDecorator
+
+from ruv_swarm_store.entities import AgentStatus, Audience, DependencyPolicy, TaskStatus
+from ruv_swarm_store.errors import InvalidValue
+
+REVISION = "0001"
+"""The Alembic revision whose result this module describes."""
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class Int64(BigInteger):
+    """A 64-bit integer in every engine."""
+
+
+class Real(Double[float]):
+    """A 64-bit floating point number in every engine."""
+
+
+class Json(JSON):
+    """A JSON value. None is the JSON null where the column must not be null, and SQL NULL where it may."""
+
+
+class Choice(TypeDecorator[Any]):
+    """One of a `StrEnum`'s values, as text.
+
+    Comparisons render the value as a literal: with a bound parameter SQLite cannot use a partial index.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, members: type[StrEnum]) -> None:
+        super().__init__()
+        self.members = members
+        self._member = {member.value: member for member in members}.get
+
+    def process_bind_param(self, value: Any, dialect: Any) -> str | None:
+        if value is None:
+            return None
+        try:
+            return self.members(value).value
+        except ValueError:
+            raise InvalidValue(f"{value!r} is not a {self.members.__name__}", hint=f"Use one of {', '.join(self.members)}") from None
+
+    process_literal_param = process_bind_param  # type: ignore[assignment]
+
+    def process_result_value(self, value: Any, dialect: Any) -> Any:
+        return self._member(value, value)
+
+    class Comparator(TypeDecorator.Comparator[Any]):
+        def operate(self, op: operators.OperatorType, *other: Any, **kwargs: Any) -> ColumnElement[Any]:
+            if other and op in (operator.eq, operator.ne) and isinstance(other[0], str):
+                other = (bindparam(None, other[0], type_=self.type, unique=True, literal_execute=True),)
+            elif other and op in (operators.in_op, operators.not_in_op) and isinstance(other[0], (list, tuple, set, frozenset)):
+                values = sorted(other[0])
+                other = (bindparam(None, values, type_=self.type, unique=True, literal_execute=True, expanding=True),)
+            return super().operate(op, *other, **kwargs)  # type: ignore[no-any-return]
+
+    comparator_factory = Comparator
+
+
+def _one_of(column: str, members: type[StrEnum]) -> CheckConstraint:
+    return CheckConstraint(f"{column} IN ({', '.join(repr(member.value) for member in members)})", name=column)
+
+
+def _at_least(column: str, low: int) -> CheckConstraint:
+    return CheckConstraint(f"{column} >= {low}", name=column)
+
+
+def _partial(name: str, *columns: Column[Any] | ColumnElement[Any], where: ColumnElement[bool], unique: bool = False) -> Index:
+    """An index over the rows that satisfy `where`; the engines put the condition into their own words."""
+    return Index(name, *columns, unique=unique, info={"where": where})
+
+
+OPEN: Sequence[TaskStatus] = (TaskStatus.PENDING, TaskStatus.SCHEDULED, TaskStatus.BLOCKED, TaskStatus.ASSIGNED, TaskStatus.RUNNING)
+"""Statuses from which a task can still go on."""
+LEASED: Sequence[TaskStatus] = (TaskStatus.ASSIGNED, TaskStatus.RUNNING)
+"""Statuses in which an agent holds a task."""
+FINAL: Sequence[TaskStatus] = (TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED)
+"""Statuses nothing leads out of."""
+
+
+class AgentColumns(TypedColumns):
+    id: Named[str] = Column(Text, primary_key=True)
+    type: Named[str] = Column(Text, nullable=False)
+    created_at: Named[int] = Column(Int64, nullable=False)
+    last_heartbeat: Named[int] = Column(Int64, nullable=False)
+    name: Named[str | None] = Column(Text)
+    status: Named[AgentStatus] = Column(Choice(AgentStatus), nullable=False)
+    capabilities: Named[Any] = Column(Json, nullable=False)
+    configuration: Named[Any] = Column(Json, nullable=False)
+    terminated_at: Named[int | None] = Column(Int64)
+    version: Named[int] = Column(Int64, nullable=False)
+    __row_pos__: tuple[str, str, int, int, str | None, AgentStatus, Any, Any, int | None, int]
+
+
+agents = Table("agents", metadata, AgentColumns, _one_of("status", AgentStatus), _at_least("version", 1))
+# No index on last_heartbeat: it would halve the heartbeat rate, and silent agents are found among the few live ones.
+Index(None, agents.c.status)
+_partial("uq_agents_live_name", agents.c.name, where=agents.c.status != AgentStatus.TERMINATED, unique=True)
+
+
+class TaskColumns(TypedColumns):
+    id: Named[str] = Column(Text, nullable=False)
+    type: Named[str] = Column(Text, nullable=False)
+    payload: Named[Any] = Column(Json, nullable=False)
+    created_at: Named[int] = Column(Int64, nullable=False)
+    priority: Named[int] = Column(Int64, nullable=False)
+    status: Named[TaskStatus] = Column(Choice(TaskStatus), nullable=False)
+    agent_id: Named[str | None] = Column(Text, ForeignKey("agents.id", ondelete="SET NULL"))
+    parent_task_id: Named[str | None] = Column(Text, ForeignKey("tasks.id"))
+    result: Named[Any] = Column(Json(none_as_null=True), nullable=True)
+    error_message: Named[str | None] = Column(Text)
+    run_at: Named[int | None] = Column(Int64)
+    assigned_at: Named[int | None] = Column(Int64)
+    started_at: Named[int | None] = Column(Int64)
+    completed_at: Named[int | None] = Column(Int64)
+    lease_expires_at: Named[int | None] = Column(Int64)
+    fence: Named[int] = Column(Int64, nullable=False)
+    retry_count: Named[int] = Column(Int64, nullable=False)
+    max_retries: Named[int] = Column(Int64, nullable=False)
+    unique_key: Named[str | None] = Column(Text)
+    on_dependency_failure: Named[DependencyPolicy] = Column(Choice(DependencyPolicy), nullable=False)
+    version: Named[int] = Column(Int64, nullable=False)
+    position: Named[int] = Column(Int64, primary_key=True)
+    __row_pos__: tuple[
+        str, str, Any, int, int, TaskStatus, str | None, str | None, Any, str | None, int | None, int | None, int | None,
+        int | None, int | None, int, int, int, str | None, DependencyPolicy, int, int,
+    ]  # fmt: skip
+
+
+tasks = Table(
+    "tasks",
+    metadata,
+    TaskColumns,
+    UniqueConstraint("id"),
+    _one_of("status", TaskStatus),
+    _one_of("on_dependency_failure", DependencyPolicy),
+    CheckConstraint("priority BETWEEN 0 AND 100", name="priority"),
+    CheckConstraint("parent_task_id <> id", name="parent"),
+    CheckConstraint("(status IN ('assigned', 'running')) = (lease_expires_at IS NOT NULL)", name="lease"),
+    CheckConstraint("(status IN ('completed', 'failed', 'cancelled')) = (completed_at IS NOT NULL)", name="completed_at"),
+    CheckConstraint("status <> 'scheduled' OR run_at IS NOT NULL", name="scheduled"),
+    _at_least("fence", 0),
+    _at_least("retry_count", 0),
+    _at_least("max_retries", 0),
+    _at_least("version", 1),
+)
+_pending = tasks.c.status == TaskStatus.PENDING
+# The claim's own order, so that it reads one entry however long the queue is.
+_partial("ix_tasks_ready", tasks.c.priority.desc(), tasks.c.position, where=_pending)
+_partial("ix_tasks_ready_by_type", tasks.c.type, tasks.c.priority.desc(), tasks.c.position, where=_pending)
+_partial("ix_tasks_due", tasks.c.run_at, tasks.c.type, where=tasks.c.status == TaskStatus.SCHEDULED)
+_partial("ix_tasks_blocked", tasks.c.type, where=tasks.c.status == TaskStatus.BLOCKED)
+# Few tasks are leased at once: expired leases are found by reading them all, and a heartbeat touches no index.
+_partial("ix_tasks_leased", tasks.c.agent_id, where=tasks.c.status.in_(LEASED))
+_partial("ix_tasks_agent", tasks.c.agent_id, where=tasks.c.agent_id.is_not(None))
+_partial("ix_tasks_parent", tasks.c.parent_task_id, where=tasks.c.parent_task_id.is_not(None))
+_partial("ix_tasks_finished", tasks.c.completed_at, tasks.c.type, tasks.c.status, where=tasks.c.status.in_(FINAL))
+_partial(
+    "uq_tasks_live_key", tasks.c.unique_key, where=and_(tasks.c.unique_key.is_not(None), not_(tasks.c.status.in_(FINAL))), unique=True
+)
+
+
+class DependencyColumns(TypedColumns):
+    task_id: Named[str] = Column(Text, ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True)
+    depends_on_id: Named[str] = Column(Text, ForeignKey("tasks.id"), primary_key=True)
+    __row_pos__: tuple[str, str]
+
+
+task_dependencies = Table("task_dependencies", metadata, DependencyColumns, CheckConstraint("task_id <> depends_on_id", name="self"))
+Index(None, task_dependencies.c.depends_on_id)
+
+
+class FailureColumns(TypedColumns):
+    task_id: Named[str] = Column(Text, ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True)
+    fence: Named[int] = Column(Int64, primary_key=True)
+    agent_id: Named[str | None] = Column(Text, ForeignKey("agents.id", ondelete="SET NULL"))
+    error_message: Named[str] = Column(Text, nullable=False)
+    failed_at: Named[int] = Column(Int64, nullable=False)
+    __row_pos__: tuple[str, int, str | None, str, int]
+
+
+task_failures = Table("task_failures", metadata, FailureColumns)
+_partial("ix_task_failures_agent", task_failures.c.agent_id, where=task_failures.c.agent_id.is_not(None))
+
+
+class GroupColumns(TypedColumns):
+    id: Named[str] = Column(Text, primary_key=True)
+    name: Named[str] = Column(Text, nullable=False)
+    type: Named[str] = Column(Text, nullable=False)
+    created_at: Named[int] = Column(Int64, nullable=False)
+    configuration: Named[Any] = Column(Json, nullable=False)
+    version: Named[int] = Column(Int64, nullable=False)
+    __row_pos__: tuple[str, str, str, int, Any, int]
+
+
+agent_groups = Table("agent_groups", metadata, GroupColumns, UniqueConstraint("name"), _at_least("version", 1))
+
+
+class MemberColumns(TypedColumns):
+    group_id: Named[str] = Column(Text, ForeignKey("agent_groups.id", ondelete="CASCADE"), primary_key=True)
+    agent_id: Named[str] = Column(Text, ForeignKey("agents.id", ondelete="CASCADE"), primary_key=True)
+    role: Named[str | None] = Column(Text)
+    joined_at: Named[int] = Column(Int64, nullable=False)
+    __row_pos__: tuple[str, str, str | None, int]
+
+
+agent_group_members = Table("agent_group_members", metadata, MemberColumns)
+Index(None, agent_group_members.c.agent_id)
+
+
+class MessageColumns(TypedColumns):
+    id: Named[str] = Column(Text, nullable=False)
+    topic: Named[str] = Column(Text, nullable=False)
+    content: Named[Any] = Column(Json, nullable=False)
+    timestamp: Named[int] = Column(Int64, nullable=False)
+    audience: Named[Audience] = Column(Choice(Audience), nullable=False)
+    from_agent: Named[str | None] = Column(Text, ForeignKey("agents.id", ondelete="SET NULL"))
+    to_agent: Named[str | None] = Column(Text, ForeignKey("agents.id", ondelete="SET NULL"))
+    to_group: Named[str | None] = Column(Text, ForeignKey("agent_groups.id", ondelete="SET NULL"))
+    correlation_id: Named[str | None] = Column(Text)
+    expires_at: Named[int | None] = Column(Int64)
+    version: Named[int] = Column(Int64, nullable=False)
+    position: Named[int] = Column(Int64, primary_key=True)
+    __row_pos__: tuple[str, str, Any, int, Audience, str | None, str | None, str | None, str | None, int | None, int, int]
+
+
+messages = Table(
+    "messages",
+    metadata,
+    MessageColumns,
+    UniqueConstraint("id"),
+    _one_of("audience", Audience),
+    CheckConstraint("to_agent IS NULL OR audience = 'direct'", name="direct"),
+    CheckConstraint("to_group IS NULL OR audience = 'group'", name="group"),
+    _at_least("version", 1),
+    # A position is never given twice, even after the newest messages were pruned: inbox cursors rely on it.
+    info={"never_reuse_positions": True},
+)
+_partial("ix_messages_inbox", messages.c.to_agent, messages.c.position, where=messages.c.to_agent.is_not(None))
+_partial("ix_messages_group", messages.c.to_group, messages.c.position, where=messages.c.to_group.is_not(None))
+_partial("ix_messages_broadcast", messages.c.position, where=messages.c.audience == Audience.BROADCAST)
+_partial("ix_messages_sent", messages.c.from_agent, messages.c.position, where=messages.c.from_agent.is_not(None))
+_partial("ix_messages_correlation", messages.c.correlation_id, messages.c.position, where=messages.c.correlation_id.is_not(None))
+Index(None, messages.c.topic, messages.c.position)
+
+
+class DeliveryColumns(TypedColumns):
+    agent_id: Named[str] = Column(Text, ForeignKey("agents.id", ondelete="CASCADE"), primary_key=True)
+    message_position: Named[int] = Column(Int64, ForeignKey("messages.position", ondelete="CASCADE"), primary_key=True)
+    delivered_at: Named[int] = Column(Int64, nullable=False)
+    deliveries: Named[int] = Column(Int64, nullable=False)
+    visible_at: Named[int] = Column(Int64, nullable=False)
+    acknowledged_at: Named[int | None] = Column(Int64)
+    __row_pos__: tuple[str, int, int, int, int, int | None]
+
+
+message_deliveries = Table("message_deliveries", metadata, DeliveryColumns)
+Index(None, message_deliveries.c.message_position)
+_partial(
+    "ix_message_deliveries_open",
+    message_deliveries.c.agent_id,
+    message_deliveries.c.message_position,
+    where=message_deliveries.c.acknowledged_at.is_(None),
+)
+
+
+class CursorColumns(TypedColumns):
+    agent_id: Named[str] = Column(Text, ForeignKey("agents.id", ondelete="CASCADE"), primary_key=True)
+    topic: Named[str] = Column(Text, primary_key=True)
+    position: Named[int] = Column(Int64, nullable=False)
+    __row_pos__: tuple[str, str, int]
+
+
+message_cursors = Table("message_cursors", metadata, CursorColumns)
+
+
+class MetricColumns(TypedColumns):
+    metric_name: Named[str] = Column(Text, nullable=False)
+    value: Named[float] = Column(Real, nullable=False)
+    timestamp: Named[int] = Column(Int64, nullable=False)
+    metric_type: Named[str] = Column(Text, nullable=False)
+    unit: Named[str] = Column(Text, nullable=False)
+    agent_id: Named[str | None] = Column(Text, ForeignKey("agents.id", ondelete="SET NULL"))
+    tags: Named[Any] = Column(Json, nullable=False)
+    version: Named[int] = Column(Int64, nullable=False)
+    id: Named[int] = Column(Int64, primary_key=True)
+    __row_pos__: tuple[str, float, int, str, str, str | None, Any, int, int]
+
+
+metrics = Table("metrics", metadata, MetricColumns, _at_least("version", 1))
+Index(None, metrics.c.metric_name, metrics.c.timestamp)
+_partial("ix_metrics_agent", metrics.c.agent_id, metrics.c.timestamp, where=metrics.c.agent_id.is_not(None))
+Index(None, metrics.c.timestamp)
+
+
+class RollupColumns(TypedColumns):
+    metric_name: Named[str] = Column(Text, nullable=False)
+    resolution: Named[int] = Column(Int64, nullable=False)
+    bucket: Named[int] = Column(Int64, nullable=False)
+    metric_type: Named[str] = Column(Text, nullable=False)
+    unit: Named[str] = Column(Text, nullable=False)
+    agent_id: Named[str] = Column(Text, nullable=False)
+    tags: Named[str] = Column(Text, nullable=False)
+    count: Named[int] = Column(Int64, nullable=False)
+    sum: Named[float] = Column(Real, nullable=False)
+    minimum: Named[float] = Column(Real, nullable=False)
+    maximum: Named[float] = Column(Real, nullable=False)
+    __row_pos__: tuple[str, int, int, str, str, str, str, int, float, float, float]
+
+
+metric_rollups = Table(
+    "metric_rollups",
+    metadata,
+    RollupColumns,
+    PrimaryKeyConstraint("metric_name", "resolution", "bucket", "metric_type", "unit", "agent_id", "tags"),
+    CheckConstraint("resolution > 0 AND bucket % resolution = 0", name="bucket"),
+    _at_least("count", 1),
+)
+
+
+class ConfigColumns(TypedColumns):
+    key: Named[str] = Column(Text, primary_key=True)
+    value: Named[Any] = Column(Json, nullable=False)
+    updated_at: Named[int] = Column(Int64, nullable=False)
+    updated_by: Named[str | None] = Column(Text)
+    expires_at: Named[int | None] = Column(Int64)
+    version: Named[int] = Column(Int64, nullable=False)
+    __row_pos__: tuple[str, Any, int, str | None, int | None, int]
+
+
+swarm_config = Table("swarm_config", metadata, ConfigColumns, _at_least("version", 1))
+Index(None, swarm_config.c.updated_at)
+
+
+class EventColumns(TypedColumns):
+    id: Named[str] = Column(Text, nullable=False)
+    aggregate_id: Named[str] = Column(Text, nullable=False)
+    aggregate_type: Named[str] = Column(Text, nullable=False)
+    event_type: Named[str] = Column(Text, nullable=False)
+    event_data: Named[Any] = Column(Json, nullable=False)
+    metadata: Named[Any] = Column(Json(none_as_null=True), nullable=True)
+    timestamp: Named[int] = Column(Int64, nullable=False)
+    sequence_number: Named[int] = Column(Int64, nullable=False)
+    position: Named[int] = Column(Int64, primary_key=True)
+    __row_pos__: tuple[str, str, str, str, Any, Any, int, int, int]
+
+
+events = Table(
+    "events",
+    metadata,
+    EventColumns,
+    UniqueConstraint("id"),
+    # One stream per aggregate; the sequence stands second so that a read by id alone is a range too.
+    UniqueConstraint("aggregate_id", "sequence_number", "aggregate_type", name="uq_events_stream"),
+    _at_least("sequence_number", 1),
+    info={"append_only": True},
+)
+Index(None, events.c.event_type, events.c.position)
+
+
+class MigrationColumns(TypedColumns):
+    version: Named[int] = Column(Int64, primary_key=True, autoincrement=False)
+    name: Named[str] = Column(Text, nullable=False)
+    applied_at: Named[int] = Column(Int64, nullable=False)
+    checksum: Named[str] = Column(Text, nullable=False)
+    __row_pos__: tuple[int, str, int, str]
+
+
+schema_migrations = Table("schema_migrations", metadata, MigrationColumns)

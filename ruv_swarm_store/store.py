@@ -1,0 +1,239 @@
+"""`Store` says where, `UnitOfWork` says together or not at all: the same repositories over two kinds of scope."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+from sqlalchemy import Executable, Row, Select
+
+from ruv_swarm_store import engines, migrations
+from ruv_swarm_store.agents import Agents
+from ruv_swarm_store.clock import Clock, duration, system_clock
+from ruv_swarm_store.config import Config
+from ruv_swarm_store.engines import Capabilities, Durability, Engine, Executor, Options, Scope, Trace
+from ruv_swarm_store.errors import Closed, InvalidValue, StoreError, Unsupported
+from ruv_swarm_store.events import Events
+from ruv_swarm_store.groups import Groups
+from ruv_swarm_store.messages import Messages
+from ruv_swarm_store.metrics import Metrics
+from ruv_swarm_store.tasks import Tasks
+
+
+class Repositories:
+    """Every repository, over one scope."""
+
+    agents: Agents
+    tasks: Tasks
+    messages: Messages
+    metrics: Metrics
+    groups: Groups
+    config: Config
+    events: Events
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+        self.agents = Agents(scope)
+        self.tasks = Tasks(scope)
+        self.messages = Messages(scope)
+        self.metrics = Metrics(scope)
+        self.groups = Groups(scope)
+        self.config = Config(scope)
+        self.events = Events(scope)
+
+    def execute(self, statement: Executable, params: Mapping[str, Any] | None = None) -> Sequence[Row[Any]]:
+        """Runs any SQLAlchemy statement and returns its rows: the way to joins, reports and your own tables.
+
+        A SELECT reads; anything else runs in a transaction of its own or in the open one.
+        """
+        if not isinstance(statement, Executable):
+            raise InvalidValue(f"{statement!r} is no statement", hint="Give a SQLAlchemy statement, such as select(...) or text(...)")
+        scope = self._scope.read() if isinstance(statement, Select) else self._scope.transaction()
+        with scope as run:
+            return run.execute(statement, params or {})
+
+
+class UnitOfWork(Repositories):
+    """One transaction: what is done through it happens together or not at all, at one time `now`.
+
+    It belongs to the thread that began it and ends with its `with` block: committed on leaving, rolled back by an exception.
+    """
+
+    def __init__(self, run: Executor, begin: Callable[[], AbstractContextManager[Executor]]) -> None:
+        self._within = _Within(run, begin)
+        super().__init__(self._within)
+
+    @property
+    def now(self) -> int:
+        """The transaction's time, in milliseconds since the epoch."""
+        return self._within.current().now
+
+    @contextmanager
+    def transaction(self) -> Iterator[UnitOfWork]:
+        """A part that can fail on its own: an exception undoes only what was done inside (a savepoint)."""
+        with _lasting(self._within.transaction, self._within.begin) as inner:
+            yield inner
+
+    def after_commit(self, hook: Callable[[], object]) -> None:
+        """Calls `hook` once everything has been committed; never if this part is rolled back. Its errors are logged."""
+        self._within.current().after_commit(hook)
+
+    def __repr__(self) -> str:
+        return f"<UnitOfWork {'ended' if self._within.ended else 'open'}>"
+
+
+@contextmanager
+def _lasting(
+    enter: Callable[[], AbstractContextManager[Executor]], begin: Callable[[], AbstractContextManager[Executor]]
+) -> Iterator[UnitOfWork]:
+    with enter() as run:
+        work = UnitOfWork(run, begin)
+        try:
+            yield work
+        finally:
+            work._within.ended = True
+
+
+class _Within:
+    """The scope of a unit of work: everything runs on the one executor."""
+
+    def __init__(self, run: Executor, begin: Callable[[], AbstractContextManager[Executor]]) -> None:
+        self._run = run
+        self._thread = threading.get_ident()
+        self.begin = begin
+        self.ended = False
+
+    def current(self) -> Executor:
+        if self.ended:
+            raise Closed("this unit of work has ended", hint="Use it inside its with block only")
+        if self._thread != threading.get_ident():
+            raise StoreError("a unit of work belongs to the thread that began it", hint="Begin another with store.transaction()")
+        return self._run
+
+    def read(self) -> AbstractContextManager[Executor]:
+        return _Lend(self.current())
+
+    write = read
+
+    def transaction(self) -> AbstractContextManager[Executor]:
+        self.current()
+        return self.begin()
+
+    def changes(self) -> int:
+        raise Unsupported("waiting inside a transaction would keep everybody else out", hint="Wait through the store")
+
+    def wait(self, seen: int, seconds: float) -> bool:
+        raise Unsupported("waiting inside a transaction would keep everybody else out", hint="Wait through the store")
+
+    def __repr__(self) -> str:
+        return "a unit of work"
+
+
+class _Lend:
+    __slots__ = ("_run",)
+
+    def __init__(self, run: Executor) -> None:
+        self._run = run
+
+    def __enter__(self) -> Executor:
+        return self._run
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class Store(Repositories):
+    """A swarm's state, in a database. Each call is a transaction of its own; `transaction` joins several.
+
+    One store serves any number of threads, and any number of processes open the same file. Close it, or use it in a `with`.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._closed = False
+        super().__init__(engine)
+
+    @classmethod
+    def open(
+        cls,
+        address: str | os.PathLike[str] | None = None,
+        *,
+        migrate: bool = True,
+        durability: Durability = "normal",
+        read_only: bool = False,
+        clock: Clock = system_clock,
+        trace: Trace | None = None,
+        timeout: float = 30.0,
+    ) -> Self:
+        """Opens the store at a path or SQLAlchemy URL, created where there is none; in memory without an address.
+
+        The schema is brought up to date unless `migrate=False`. `durability="full"` also survives power loss with every commit;
+        `normal` can lose the last ones then, though never when a process dies. `clock` returns milliseconds since the epoch.
+        `trace` is called with every statement's SQL and its seconds. `timeout` is how many seconds a write waits for others'.
+
+        Raises `SchemaMismatch` for a database of a newer release, an edited migration, or an old schema with `migrate=False`;
+        `CorruptDatabase` for a file that is no database; `Unavailable` when it cannot be opened.
+        """
+        if durability not in ("normal", "full"):
+            raise InvalidValue(f"durability is {durability!r}", hint="Use 'normal' or 'full'")
+        duration(timeout, "timeout")
+        options = Options(durability=durability, read_only=read_only, clock=clock, trace=trace, timeout=timeout)
+        engine = engines.connect(address, options)
+        try:
+            migrations.prepare(engine, migrate=migrate and not read_only)
+        except BaseException:
+            engine.close()
+            raise
+        return cls(engine)
+
+    @classmethod
+    async def open_async(cls, address: str | os.PathLike[str] | None = None, **options: Any) -> Self:
+        """`open`, for places where loading the database must be awaited."""
+        return cls.open(address, **options)
+
+    @property
+    def address(self) -> str:
+        """Where the store is, as a URL."""
+        return self._engine.name
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the engine underneath can do."""
+        return self._engine.capabilities
+
+    @contextmanager
+    def transaction(self) -> Iterator[UnitOfWork]:
+        """A unit of work: committed when the block ends, rolled back when an exception leaves it.
+
+        While it is open nobody else writes, so keep it short. On the thread that opened it the store's own verbs take part.
+        """
+        with _lasting(self._engine.transaction, self._engine.transaction) as work:
+            yield work
+
+    def check(self) -> list[str]:
+        """What is wrong with the database's integrity; an empty list for a whole one."""
+        return self._engine.check()
+
+    def close(self) -> None:
+        """Ends every connection; waits for other threads' transactions. Harmless when repeated."""
+        self._closed = True
+        self._engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+        if not getattr(self, "_closed", True):
+            _warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
+            self._engine.close()
+
+    def __repr__(self) -> str:
+        return f"<Store {self._engine.name}{' closed' if self._closed else ''}>"
