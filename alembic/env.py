@@ -5,6 +5,7 @@ alembic -x url=other.db upgrade head
 """
 
 from alembic import context
+
 from ruv_swarm_store import schema
 from ruv_swarm_store.clock import system_clock
 from ruv_swarm_store.engines import Options, connect

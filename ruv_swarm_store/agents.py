@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from msgspec import structs
 from sqlalchemy import ColumnElement, Executable, Text, case, select, update
@@ -76,9 +76,7 @@ class Agents(Repository[Agent]):
 
         `name` is unique among agents that are not terminated: `Conflict` otherwise.
         """
-        sealed = AGENTS.seal(
-            Agent(id or "", type, 0, 0, name=name, capabilities=list(capabilities), configuration=configuration or {})
-        )
+        sealed = AGENTS.seal(Agent(id or "", type, 0, 0, name=name, capabilities=list(capabilities), configuration=configuration or {}))
         try:
             with self._scope.transaction() as run:
                 if id is not None:
@@ -185,6 +183,6 @@ class Agents(Repository[Agent]):
             take_from(run, keys, "its agent was deleted")
             return sum(run.run(self.statements.delete, {"key": key}) for key in keys)
 
-    def _explain(self, id: str, verb: str) -> None:
+    def _explain(self, id: str, verb: str) -> NoReturn:
         agent = self.get(id)
         raise InvalidTransition(f"agent {agent.id!r} is {agent.status} and cannot {verb}", hint="Register it again first", id=agent.id)

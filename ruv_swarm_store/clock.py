@@ -6,7 +6,7 @@ import os
 import random
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 from ruv_swarm_store.errors import InvalidValue
 
@@ -16,7 +16,7 @@ Clock = Callable[[], int]
 Moment = int | datetime
 """An instant: milliseconds since the epoch, or an aware `datetime`."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _random = random.Random()
 if hasattr(os, "register_at_fork"):

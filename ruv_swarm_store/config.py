@@ -62,9 +62,9 @@ class Config(Repository[ConfigEntry]):
     mapping = CONFIG
     managed = ()
 
-    def get(self, key: ConfigEntry | str, default: Any = None) -> Any:
+    def get(self, id: ConfigEntry | str, default: Any = None) -> Any:
         """The value of a key, or `default` when it is not set or has expired. `entry` tells a stored None from a missing key."""
-        found = self.entry(key)
+        found = self.entry(id)
         return default if found is None else found.value
 
     def entry(self, key: ConfigEntry | str) -> ConfigEntry | None:
@@ -123,9 +123,7 @@ class Config(Repository[ConfigEntry]):
         codec.text(prefix, "prefix")
         beyond = _beyond(prefix)
         with self._scope.read() as run:
-            rows = run.all(
-                _PREFIX if beyond is None else _RANGE, {"prefix": prefix, "beyond": beyond, "now": run.now}
-            )
+            rows = run.all(_PREFIX if beyond is None else _RANGE, {"prefix": prefix, "beyond": beyond, "now": run.now})
         return {entry.key: entry.value for entry in CONFIG.load_all(rows)}
 
     def changed_since(self, since: Moment) -> list[ConfigEntry]:

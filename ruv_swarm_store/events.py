@@ -34,7 +34,12 @@ _in_stream = (_c.aggregate_id == _aggregate, _c.aggregate_type == _type)
 _VERSION = select(_c.sequence_number).where(*_in_stream).order_by(_c.sequence_number.desc()).limit(1)
 _READ = (
     select(*EVENTS.columns)
-    .where(_c.aggregate_id == _aggregate, or_(_type.is_(None), _c.aggregate_type == _type), _c.sequence_number > _after, _c.sequence_number <= _until)
+    .where(
+        _c.aggregate_id == _aggregate,
+        or_(_type.is_(None), _c.aggregate_type == _type),
+        _c.sequence_number > _after,
+        _c.sequence_number <= _until,
+    )
     .order_by(_c.sequence_number, _c.aggregate_type)
     .limit(_limit)
 )
@@ -168,10 +173,41 @@ class Events(Repository[Event]):
 
     # Events are facts: the plain verbs that would change one refuse, and so does the database itself.
 
-    def _refuse(self, *_: Any) -> NoReturn:
-        raise Unsupported("events are append-only", hint="Append a new event that says what changed")
+    def insert(self, entity: Event) -> NoReturn:
+        """Refuses: `append` numbers events."""
+        raise _append_only()
 
-    update = update_many = replace = upsert = delete = delete_many = _refuse
+    def insert_many(self, entities: Iterable[Event]) -> NoReturn:
+        """Refuses: `append` numbers events."""
+        raise _append_only()
+
+    def update(self, entity: Event) -> NoReturn:
+        """Refuses: events are facts."""
+        raise _append_only()
+
+    def update_many(self, entities: Iterable[Event]) -> NoReturn:
+        """Refuses: events are facts."""
+        raise _append_only()
+
+    def replace(self, entity: Event) -> NoReturn:
+        """Refuses: events are facts."""
+        raise _append_only()
+
+    def upsert(self, entity: Event) -> NoReturn:
+        """Refuses: events are facts."""
+        raise _append_only()
+
+    def delete(self, id: Event | str | int) -> NoReturn:
+        """Refuses: events are facts."""
+        raise _append_only()
+
+    def delete_many(self, ids: Iterable[Event | str | int]) -> NoReturn:
+        """Refuses: events are facts."""
+        raise _append_only()
+
+
+def _append_only() -> Unsupported:
+    return Unsupported("events are append-only", hint="Append a new event that says what changed")
 
 
 def _seal(event: NewEvent) -> NewEvent:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Executable, Text, and_, exists, func, literal_column, not_, or_, select, union_all, update
+from sqlalchemy import ColumnElement, Text, and_, exists, func, literal_column, not_, or_, select, union_all, update
 
 from ruv_swarm_store import codec, schema
 from ruv_swarm_store.clock import Moment, duration, milliseconds, new_id
@@ -55,9 +55,7 @@ def _fresh(*columns: ColumnElement[Any]) -> list[Any]:
     return [select(*columns).where(way, _c.position > after, _on_topic, _live, not_(_seen)) for way in _ADDRESSED]
 
 
-_candidates = union_all(
-    *(select(part.order_by(_c.position).limit(_limit).subquery()) for part in _fresh(_c.position))
-).subquery()
+_candidates = union_all(*(select(part.order_by(_c.position).limit(_limit).subquery()) for part in _fresh(_c.position))).subquery()
 _FRESH = (
     select(*MESSAGES.columns)
     .where(_c.position.in_(select(_candidates.c.position).order_by(_candidates.c.position).limit(_limit)))
@@ -89,7 +87,7 @@ _ACKNOWLEDGE = upsert(
     update={"acknowledged_at": func.coalesce(_d.acknowledged_at, _now)},
     returning=[_d.acknowledged_at],
 )
-_UNACKNOWLEDGED = (
+_UNACKNOWLEDGED: Any = (
     select(literal_column("1").label("one"))
     .join_from(schema.message_deliveries, schema.messages, _d.message_position == _c.position)
     .where(_d.agent_id == _agent, _d.acknowledged_at.is_(None), _on_topic, _live)
@@ -192,9 +190,7 @@ class Messages(Repository[Message]):
                 newest = (run.one(_NEWEST) or [0])[0]
                 fresh = run.all(_FRESH, {**params, "limit": room, "after": self._cursor(run, who, about)})
                 if fresh:
-                    run.insert_many(
-                        schema.message_deliveries, [(who, row[_POSITION], run.now, 1, run.now + span, None) for row in fresh]
-                    )
+                    run.insert_many(schema.message_deliveries, [(who, row[_POSITION], run.now, 1, run.now + span, None) for row in fresh])
                 end = fresh[-1][_POSITION] if len(fresh) == room else newest
                 run.run(_MOVE_CURSOR, {"agent": who, "topic": about, "position_": end})
                 rows += fresh
@@ -230,9 +226,9 @@ class Messages(Repository[Message]):
     def conversation(self, a: Agent | str, b: Agent | str) -> Query[Message]:
         """What two agents wrote each other directly, in order."""
         one, other = _id(a), _id(b)
-        return self.where(
-            or_(and_(_c.from_agent == one, _c.to_agent == other), and_(_c.from_agent == other, _c.to_agent == one))
-        ).order_by(_c.position.asc())
+        return self.where(or_(and_(_c.from_agent == one, _c.to_agent == other), and_(_c.from_agent == other, _c.to_agent == one))).order_by(
+            _c.position.asc()
+        )
 
 
 _ID, _TIMESTAMP, _EXPIRES, _POSITION = (MESSAGES.fields.index(name) for name in ("id", "timestamp", "expires_at", "position"))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 from msgspec import Struct, structs
 from sqlalchemy import ColumnElement, Select, Text, case, func, or_, select
@@ -59,11 +59,9 @@ _agent: Any = parameter("agent", Text)
 _type: Any = parameter("type", Text)
 
 
-def _aggregate(*criteria: ColumnElement[bool]) -> Select[Any]:
+def _aggregate(*criteria: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
     values = (
-        select(
-            case((_bucket > 0, _c.timestamp // func.nullif(_bucket, 0) * _bucket), else_=_since).label("start"), _c.unit, _c.value
-        )
+        select(case((_bucket > 0, _c.timestamp // func.nullif(_bucket, 0) * _bucket), else_=_since).label("start"), _c.unit, _c.value)
         .where(
             _c.metric_name == parameter("name"),
             _c.timestamp >= _since,
@@ -161,11 +159,11 @@ class Metrics(Repository[Metric]):
             "agent": agent.id if isinstance(agent, Agent) else agent,
             "type": type,
         }
+        tagged = [_tagged(tag, value) for tag, value in (tags or {}).items()]
+        rows: Sequence[Sequence[Any]]
         with self._scope.read() as run:
-            if tags:
-                criteria = [_tagged(tag, value) for tag, value in tags.items()]
-                return [Aggregate(*row) for row in run.execute(_aggregate(*criteria), params)]
-            return [Aggregate(*row) for row in run.all(_AGGREGATE, params)]
+            rows = run.execute(_aggregate(*tagged), params) if tagged else run.all(_AGGREGATE, params)
+        return [Aggregate(*row) for row in rows]
 
 
 def _seal(sample: Sample) -> Metric:
@@ -184,14 +182,17 @@ def _seal(sample: Sample) -> Metric:
 
 
 def _tagged(tag: str, value: str | int | float | bool) -> ColumnElement[bool]:
-    stored = _c.tags[codec.text(tag, "tag")]
+    stored: Any = _c.tags[codec.text(tag, "tag")]
+    typed: Any = None
     match value:
         case bool():
-            return stored.as_boolean() == value
+            typed = stored.as_boolean()
         case int():
-            return stored.as_integer() == value
+            typed = stored.as_integer()
         case float():
-            return stored.as_float() == value
+            typed = stored.as_float()
         case str():
-            return stored.as_string() == value
+            typed = stored.as_string()
+    if typed is not None:
+        return cast("ColumnElement[bool]", typed == value)
     raise InvalidValue(f"tag {tag!r} is {value!r}", hint="Compare tags with strings, numbers or booleans")

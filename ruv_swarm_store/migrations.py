@@ -70,9 +70,7 @@ def current(engine: Engine) -> str | None:
 def history(engine: Engine) -> list[Revision]:
     """Every revision, oldest first, with when it was applied to this database."""
     applied = {version: applied_at for version, _, applied_at, _ in _applied(engine)}
-    return [
-        Revision(revision.id, revision.name, revision.checksum, applied.get(revision.version)) for revision in available()
-    ]
+    return [Revision(revision.id, revision.name, revision.checksum, applied.get(revision.version)) for revision in available()]
 
 
 def _applied(engine: Engine) -> list[tuple[int, str, int, str]]:

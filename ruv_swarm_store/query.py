@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, TypeVarTuple, cast
 
 import msgspec
 from sqlalchemy import Column, ColumnElement, Select, Table, Text, func, literal_column, select, type_coerce
@@ -30,20 +30,27 @@ class Mapping(Generic[E]):
 
     __slots__ = ("_checks", "_encoders", "_loaders", "_make", "columns", "fields", "generated", "key", "table")
 
-    def __init__(self, table: Table[HasRowPos[*Ts]], entity: Callable[[*Ts], E], *, key: str = "id") -> None:  # type: ignore[type-var]
+    def __init__(
+        self,
+        table: Table[HasRowPos[*Ts]],  # type: ignore[type-var]  # pyright: ignore[reportInvalidTypeArguments]
+        entity: Callable[[*Ts], E],
+        *,
+        key: str = "id",
+    ) -> None:
         self.table: Table[Any] = table
         self._make: Callable[..., E] = entity
-        self.key: Column[Any] = table.c[key]
-        self.fields: Sequence[str] = [column.name for column in table.c]
-        generated = table.autoincrement_column
+        columns: list[Column[Any]] = list(cast("Table[Any]", table).c)
+        self.key = next(column for column in columns if column.name == key)
+        self.fields: Sequence[str] = [column.name for column in columns]
+        generated = self.table.autoincrement_column
         self.generated: str | None = None if generated is None else generated.name
         self.columns: Sequence[ColumnElement[Any]] = [
-            type_coerce(column, Text).label(column.name) if isinstance(column.type, schema.Json) else column for column in table.c
+            type_coerce(column, Text).label(column.name) if isinstance(column.type, schema.Json) else column for column in columns
         ]
         self._loaders: list[tuple[int, Callable[[Any], Any]]] = []
         self._encoders: list[tuple[int, bool]] = []
         self._checks: list[tuple[str, bool, Callable[[Any, str], Any]]] = []
-        for index, column in enumerate(table.c):
+        for index, column in enumerate(columns):
             if isinstance(column.type, schema.Json):
                 self._loaders.append((index, codec.decode))
                 self._encoders.append((index, column.type.none_as_null))
@@ -55,6 +62,7 @@ class Mapping(Generic[E]):
     def load(self, row: Sequence[Any]) -> E:
         """The entity of one row of this table. Raises `CorruptRow` when a column does not hold what it should."""
         values = list(row)
+        index = 0
         try:
             for index, load in self._loaders:
                 if (value := values[index]) is not None:
@@ -142,15 +150,15 @@ class Query(Generic[E]):
 
     __slots__ = ("_mapping", "_scope", "statement")
 
-    statement: Select[Any]
+    statement: Select[*tuple[Any, ...]]
     """The SELECT as SQLAlchemy has it: the way on to joins, aggregates and the rest."""
 
-    def __init__(self, scope: Scope, mapping: Mapping[E], statement: Select[Any] | None = None) -> None:
+    def __init__(self, scope: Scope, mapping: Mapping[E], statement: Select[*tuple[Any, ...]] | None = None) -> None:
         self._scope = scope
         self._mapping = mapping
         self.statement = select(*mapping.columns) if statement is None else statement
 
-    def _replace(self, statement: Select[Any]) -> Self:
+    def _replace(self, statement: Select[*tuple[Any, ...]]) -> Self:
         return type(self)(self._scope, self._mapping, statement)
 
     def where(self, *criteria: ColumnElement[bool]) -> Self:

@@ -38,10 +38,12 @@ class Statements:
 
     @cached_property
     def replace(self) -> Executable:
+        """UPDATE of a row whatever its version."""
         return update(self.mapping.table).where(self.mine).values(self._new()).returning(*self.mapping.columns)
 
     @cached_property
     def update(self) -> Executable:
+        """UPDATE of a row at the version seen."""
         return (
             update(self.mapping.table)
             .where(self.mine, self.mapping.table.c.version == parameter("seen"))
@@ -51,6 +53,7 @@ class Statements:
 
     @cached_property
     def upsert(self) -> Executable:
+        """INSERT, or `replace` of the row with the same key."""
         values = {name: parameter(f"_{name}") for name in self.mapping.fields if name != self.mapping.generated}
         return upsert(self.mapping.table, values, on=[self.mapping.key.name], update=self._new(), returning=self.mapping.columns)
 
@@ -180,7 +183,8 @@ class Repository(Generic[E]):
             row = run.one(self.statements.replace, {"key": key, **self._params(sealed)})
             if row is None:
                 raise self._missing(key)
-            return self.mapping.load(row)
+            stored: E = self.mapping.load(row)
+            return stored
 
     def upsert(self, entity: E) -> E:
         """Adds a row, or stores the copy over the one with the same key whatever its version."""
@@ -189,7 +193,8 @@ class Repository(Generic[E]):
         with self._scope.transaction() as run:
             row = run.one(self.statements.upsert, params)
             assert row is not None
-            return self.mapping.load(row)
+            stored: E = self.mapping.load(row)
+            return stored
 
     def delete(self, id: E | str | int) -> bool:
         """Removes a row; whether there was one. Raises `Conflict` when others still refer to it."""

@@ -87,7 +87,8 @@ class Choice(TypeDecorator[Any]):
         except ValueError:
             raise InvalidValue(f"{value!r} is not a {self.members.__name__}", hint=f"Use one of {', '.join(self.members)}") from None
 
-    process_literal_param = process_bind_param  # type: ignore[assignment]
+    def process_literal_param(self, value: Any, dialect: Any) -> str:
+        return self.process_bind_param(value, dialect) or ""
 
     def process_result_value(self, value: Any, dialect: Any) -> Any:
         return self._member(value, value)
@@ -99,9 +100,9 @@ class Choice(TypeDecorator[Any]):
             elif other and op in (operators.in_op, operators.not_in_op) and isinstance(other[0], (list, tuple, set, frozenset)):
                 values = sorted(other[0])
                 other = (bindparam(None, values, type_=self.type, unique=True, literal_execute=True, expanding=True),)
-            return super().operate(op, *other, **kwargs)  # type: ignore[no-any-return]
+            return super().operate(op, *other, **kwargs)
 
-    comparator_factory = Comparator
+    comparator_factory: Any = Comparator
 
 
 def _one_of(column: str, members: type[StrEnum]) -> CheckConstraint:
@@ -202,9 +203,7 @@ _partial("ix_tasks_leased", tasks.c.agent_id, where=tasks.c.status.in_(LEASED))
 _partial("ix_tasks_agent", tasks.c.agent_id, where=tasks.c.agent_id.is_not(None))
 _partial("ix_tasks_parent", tasks.c.parent_task_id, where=tasks.c.parent_task_id.is_not(None))
 _partial("ix_tasks_finished", tasks.c.completed_at, tasks.c.type, tasks.c.status, where=tasks.c.status.in_(FINAL))
-_partial(
-    "uq_tasks_live_key", tasks.c.unique_key, where=and_(tasks.c.unique_key.is_not(None), not_(tasks.c.status.in_(FINAL))), unique=True
-)
+_partial("uq_tasks_live_key", tasks.c.unique_key, where=and_(tasks.c.unique_key.is_not(None), not_(tasks.c.status.in_(FINAL))), unique=True)
 
 
 class DependencyColumns(TypedColumns):

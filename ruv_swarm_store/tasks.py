@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from msgspec import Struct, structs
-from sqlalchemy import ColumnElement, Executable, Text, and_, case, exists, func, literal, not_, null, or_, select, union_all, update
+from sqlalchemy import ColumnElement, Executable, Text, and_, case, exists, func, not_, null, or_, select, union_all, update
 
 from ruv_swarm_store import codec, schema
 from ruv_swarm_store.clock import Moment, duration, milliseconds, new_id
@@ -107,7 +107,12 @@ _NEXT_DUE = select(func.min(_c.run_at)).where(_c.status == TaskStatus.SCHEDULED)
 
 _START = _changed(_id, _fence, _c.status == TaskStatus.ASSIGNED, status=constant(_c.status, TaskStatus.RUNNING), started_at=_now)
 _HEARTBEAT = update(_t).where(_id, _fence, _leased).values(lease_expires_at=parameter("expires"))
-_COMPLETE = {"status": constant(_c.status, TaskStatus.COMPLETED), "result": parameter("result", Text), "completed_at": _now, "lease_expires_at": null()}
+_COMPLETE = {
+    "status": constant(_c.status, TaskStatus.COMPLETED),
+    "result": parameter("result", Text),
+    "completed_at": _now,
+    "lease_expires_at": null(),
+}
 _has_dependents = exists().where(_dependencies.depends_on_id == parameter("id"))
 _COMPLETE_ALONE = _changed(_id, _fence, _leased, not_(_has_dependents), **_COMPLETE)
 _COMPLETE_AND_SETTLE = _changed(_id, _fence, _leased, **_COMPLETE)
@@ -121,7 +126,12 @@ _RETRY = _changed(
     **_FREE,
 )
 _FAIL = _changed(
-    _id, _leased, status=constant(_c.status, TaskStatus.FAILED), completed_at=_now, lease_expires_at=null(), error_message=parameter("error")
+    _id,
+    _leased,
+    status=constant(_c.status, TaskStatus.FAILED),
+    completed_at=_now,
+    lease_expires_at=null(),
+    error_message=parameter("error"),
 )
 _EXPIRED = select(*TASKS.columns).where(_leased, _c.lease_expires_at <= _now)
 _HELD_BY = select(*TASKS.columns).where(_leased, _c.agent_id.in_(text_items(parameter("agents", Text))))
@@ -133,7 +143,9 @@ _tree = _tree.union(select(_c.id).join(_tree, _c.parent_task_id == _tree.c.id))
 _CANCEL_TREE = _changed(_c.id.in_(select(_tree.c.id)), _open, **_CANCEL)
 
 _other = schema.tasks.alias("other")
-_waiting = and_(_c.status == TaskStatus.BLOCKED, _c.id.in_(select(_dependencies.task_id).where(_dependencies.depends_on_id.in_(text_items(_ids)))))
+_waiting = and_(
+    _c.status == TaskStatus.BLOCKED, _c.id.in_(select(_dependencies.task_id).where(_dependencies.depends_on_id.in_(text_items(_ids))))
+)
 _unmet = exists(
     select(1)
     .select_from(schema.task_dependencies.join(_other, _other.c.id == _dependencies.depends_on_id))
@@ -142,14 +154,18 @@ _unmet = exists(
 _UNBLOCK = (
     update(_t)
     .where(_waiting, not_(_unmet))
-    .values(status=case((_c.run_at > _now, constant(_c.status, TaskStatus.SCHEDULED)), else_=constant(_c.status, TaskStatus.PENDING)), version=_c.version + 1)
+    .values(
+        status=case((_c.run_at > _now, constant(_c.status, TaskStatus.SCHEDULED)), else_=constant(_c.status, TaskStatus.PENDING)),
+        version=_c.version + 1,
+    )
 )
 _GIVE_UP = (
     update(_t)
     .where(_waiting)
     .values(
         status=case(
-            (_c.on_dependency_failure == DependencyPolicy.FAIL, constant(_c.status, TaskStatus.FAILED)), else_=constant(_c.status, TaskStatus.CANCELLED)
+            (_c.on_dependency_failure == DependencyPolicy.FAIL, constant(_c.status, TaskStatus.FAILED)),
+            else_=constant(_c.status, TaskStatus.CANCELLED),
         ),
         completed_at=_now,
         error_message=parameter("error"),
@@ -165,7 +181,9 @@ _FAILURES_OF = select(*FAILURES.columns).where(schema.task_failures.c.task_id ==
 # One SELECT for each partial index, so that a long history costs no more than its entries in one of them.
 _COUNTS = union_all(
     *(
-        select(_c.type, constant(_c.status, status).label("status"), func.count().label("count")).where(_c.status == status).group_by(_c.type)
+        select(_c.type, constant(_c.status, status).label("status"), func.count().label("count"))
+        .where(_c.status == status)
+        .group_by(_c.type)
         for status in (TaskStatus.PENDING, TaskStatus.SCHEDULED, TaskStatus.BLOCKED)
     ),
     *(
@@ -402,7 +420,13 @@ class Tasks(Repository[Task]):
         return done
 
     def fail(
-        self, task: Task | str, error: str | BaseException, *, retry: bool = True, delay: float | None = None, backoff: Backoff = DEFAULT_BACKOFF
+        self,
+        task: Task | str,
+        error: str | BaseException,
+        *,
+        retry: bool = True,
+        delay: float | None = None,
+        backoff: Backoff = DEFAULT_BACKOFF,
     ) -> Task:
         """Ends an attempt. While retries are left the task comes back after `backoff`, or `delay` seconds if given.
 

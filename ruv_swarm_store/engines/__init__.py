@@ -15,7 +15,20 @@ from ruv_swarm_store.engines.executor import Executor, Scope, Trace
 from ruv_swarm_store.engines.sqlite import MemoryEngine, SQLiteEngine
 from ruv_swarm_store.errors import InvalidValue, Unsupported
 
-__all__ = ["Capabilities", "Durability", "Engine", "Executor", "Options", "Scope", "Trace", "connect", "constant", "parameter", "text_items", "upsert"]
+__all__ = [
+    "Capabilities",
+    "Durability",
+    "Engine",
+    "Executor",
+    "Options",
+    "Scope",
+    "Trace",
+    "connect",
+    "constant",
+    "parameter",
+    "text_items",
+    "upsert",
+]
 
 
 def connect(address: str | os.PathLike[str] | None, options: Options) -> Engine:

@@ -46,7 +46,7 @@ def _dress(table: Table) -> None:
             statement = f"""\
 CREATE TRIGGER {table.name}_no_{verb.lower()} BEFORE {verb} ON {table.name}
 BEGIN SELECT RAISE(ABORT, '{table.name} is append-only'); END"""
-            event.listen(table, "after_create", DDL(statement).execute_if(dialect="sqlite"))
+            event.listen(table, "after_create", DDL(statement).execute_if(dialect="sqlite"))  # type: ignore[no-untyped-call]
 
 
 for _table in schema.metadata.tables.values():

@@ -9,6 +9,7 @@ from operator import itemgetter
 from typing import Any, Protocol
 
 from sqlalchemy import Dialect, Executable, Row, Table, bindparam, insert
+from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import ClauseElement
 
 Params = Mapping[str, Any]
@@ -64,18 +65,23 @@ class Scope(Protocol):
 
     def read(self) -> AbstractContextManager[Executor]:
         """An executor for SELECTs."""
+        ...
 
     def write(self) -> AbstractContextManager[Executor]:
         """An executor for exactly one statement, which is a transaction of its own unless one is open."""
+        ...
 
     def transaction(self) -> AbstractContextManager[Executor]:
         """An executor for several statements, all or none: a transaction, or a savepoint in the open one."""
+        ...
 
     def changes(self) -> int:
         """A number that differs whenever something was committed, here or elsewhere, since an earlier call."""
+        ...
 
     def wait(self, seen: int, seconds: float) -> bool:
         """Blocks until `changes()` differs from `seen`, at most `seconds`; whether it does."""
+        ...
 
 
 class Prepared:
@@ -86,8 +92,9 @@ class Prepared:
     def __init__(self, statement: Executable, dialect: Dialect) -> None:
         assert isinstance(statement, ClauseElement)
         compiled = statement.compile(dialect=dialect, compile_kwargs={"render_postcompile": True})
+        assert isinstance(compiled, SQLCompiler)
         self.sql = str(compiled)
-        names: Sequence[str] = getattr(compiled, "positiontup", None) or ()
+        names: Sequence[str] = compiled.positiontup or ()
         # Values Core binds itself, such as LIMIT's, are already known; the caller's are still None.
         self._fixed = {name: value for name, value in compiled.params.items() if value is not None}
         self._pick: Callable[[Params], Sequence[Any]]

@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -90,7 +90,7 @@ class SQLiteExecutor(Executor):
             self.raw.executemany(prepared.sql, rows)
             last: int = self.raw.execute("SELECT last_insert_rowid()").fetchone()[0]
         except sqlite3.Error as error:
-            self._failed(error)
+            raise self._failed(error) from error
         if self._trace is not None:
             self._trace(f"{prepared.sql} -- {len(rows)} rows", time.perf_counter() - started)
         return last - len(rows) + 1
@@ -101,7 +101,7 @@ class SQLiteExecutor(Executor):
             return result.all() if result.returns_rows else []
         except DBAPIError as error:
             if isinstance(error.orig, sqlite3.Error):
-                self._failed(error.orig)
+                raise self._failed(error.orig) from error.orig
             raise
         except StatementError as error:
             if isinstance(error.orig, StoreError):
@@ -160,10 +160,12 @@ class SQLiteExecutor(Executor):
             self._trace(sql, time.perf_counter() - started)
 
     def _again(self, error: sqlite3.Error, sql: str, values: Sequence[Any]) -> sqlite3.Cursor:
-        self._failed(error)
+        """Runs a statement once more where that can help; raises what its failure means where not."""
+        raise self._failed(error) from error
 
-    def _failed(self, error: sqlite3.Error) -> NoReturn:
-        raise translate(error, self._timeout) from error
+    def _failed(self, error: sqlite3.Error) -> StoreError:
+        """What to raise for a statement's failure."""
+        return translate(error, self._timeout)
 
 
 class Reader(SQLiteExecutor):
@@ -253,7 +255,7 @@ class Writer(SQLiteExecutor):
         SQLite's own back-off starves some writers for seconds; short, jittered waits share the lock fairly.
         """
         if self.depth:
-            self._failed(error)
+            raise self._failed(error) from error
         deadline = time.monotonic() + self._timeout
         attempt = 0
         while _is_busy(error) and time.monotonic() < deadline:
@@ -263,23 +265,24 @@ class Writer(SQLiteExecutor):
                 return self._execute(sql, values)
             except sqlite3.Error as repeated:
                 error = repeated
-        self._failed(error)
+        raise self._failed(error) from error
 
-    def _failed(self, error: sqlite3.Error) -> NoReturn:
+    def _failed(self, error: sqlite3.Error) -> StoreError:
         translated = translate(error, self._timeout)
         if self.depth and not self.raw.in_transaction:
             # Some failures, a full disk for one, roll back on their own: what follows must not commit piecemeal.
             self.refuse(StoreError(f"the transaction was rolled back by an earlier failure: {translated.message}", hint="Begin it again"))
-        raise translated from error
+        return translated
 
 
 class SQLiteEngine(Engine):
     """A database file in WAL mode."""
 
     capabilities = Capabilities()
+    _writer: Writer | None
 
     def __init__(self, path: str | Path, options: Options) -> None:
-        self.path = os.path.abspath(path)
+        self.path = str(Path(path).resolve())
         self.name = f"sqlite:///{self.path}"
         self.clock = options.clock
         self._options = options
@@ -297,7 +300,7 @@ class SQLiteEngine(Engine):
         """Makes what must be new in a new process."""
         self._lock = threading.RLock()
         self._owner = 0
-        self._writer: Writer | None = None
+        self._writer = None
         self._local = threading.local()
         self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()
         self._watch = _Watch(self)
@@ -442,7 +445,10 @@ class SQLiteEngine(Engine):
             assert isinstance(run, SQLiteExecutor)
             try:
                 found = [line for (line,) in run.raw.execute("PRAGMA integrity_check") if line != "ok"]
-                found += [f"{table} row {row} refers to a missing {parent}" for table, row, parent, _ in run.raw.execute("PRAGMA foreign_key_check")]
+                found += [
+                    f"{table} row {row} refers to a missing {parent}"
+                    for table, row, parent, _ in run.raw.execute("PRAGMA foreign_key_check")
+                ]
             except sqlite3.Error as error:
                 raise translate(error, self._options.timeout, self.name) from error
             return found
@@ -522,7 +528,7 @@ class _Read:
         engine = self._engine
         engine._lock.acquire()
         try:
-            writer = engine._writer or engine.writer()
+            writer = engine.writer() if engine._writer is None else engine._writer
             if not writer.depth:
                 writer.now = engine.clock()
             return writer
@@ -558,7 +564,7 @@ class _Transaction:
         engine = self._engine
         engine._lock.acquire()
         try:
-            writer = engine._writer or engine.writer()
+            writer = engine.writer() if engine._writer is None else engine._writer
             writer.begin()
             try:
                 if writer.depth == 1:
@@ -726,7 +732,9 @@ def translate(error: sqlite3.Error, timeout: float, where: str = "the database")
         case sqlite3.SQLITE_CONSTRAINT | sqlite3.SQLITE_MISMATCH | sqlite3.SQLITE_TOOBIG:
             return InvalidValue(f"the database refused a value ({error})", hint="Nothing was written")
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED | sqlite3.SQLITE_PROTOCOL:
-            return Unavailable(f"{where} was locked by other transactions for {timeout:g} s", hint="Keep transactions short, or raise the timeout")
+            return Unavailable(
+                f"{where} was locked by other transactions for {timeout:g} s", hint="Keep transactions short, or raise the timeout"
+            )
         case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
             return CorruptDatabase(f"{where} is not a database or is damaged ({error})", hint="Check the path, or restore a backup")
         case sqlite3.SQLITE_CANTOPEN:
