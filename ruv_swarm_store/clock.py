@@ -51,6 +51,15 @@ def duration(seconds: float, what: str) -> int:
 def new_id(now: int) -> str:
     """A new UUID version 7 (RFC 9562, section 5.7) as text: 48 bits of `now` in milliseconds, 74 random bits."""
     bits = _random.getrandbits(74)
-    number = (now & 0xFFFFFFFFFFFF) << 80 | 0x7000 << 64 | (bits >> 62) << 64 | 0x8 << 60 | bits & 0x3FFFFFFFFFFFFFFF
-    text = f"{number:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    return f"{_prefix(now, bits >> 48)}{bits & 0xFFFFFFFFFFFF:012x}"
+
+
+def new_ids(now: int, count: int) -> list[str]:
+    """`count` new ids in ascending order: a random start, counted up (RFC 9562, section 6.2, method 2)."""
+    prefix, start = _prefix(now, _random.getrandbits(26)), _random.getrandbits(47)
+    return [f"{prefix}{number:012x}" for number in range(start, start + count)]
+
+
+def _prefix(now: int, bits: int) -> str:
+    # 48 bits of time, version 7, 12 random bits, variant 10, 14 random bits
+    return f"{now >> 16 & 0xFFFFFFFF:08x}-{now & 0xFFFF:04x}-7{bits >> 14:03x}-{0x8000 | bits & 0x3FFF:04x}-"

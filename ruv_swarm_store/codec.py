@@ -42,6 +42,8 @@ def seal(value: Any, what: str) -> Any:
 
 def text(value: str, what: str) -> str:
     """`value`, if it is text that every engine can hold; `InvalidValue` otherwise."""
+    if type(value) is str and value.isascii() and "\0" not in value:
+        return value
     if not isinstance(value, str):
         raise InvalidValue(f"{what} is a {type(value).__name__}", hint="Give a string")
     if not value.isascii():

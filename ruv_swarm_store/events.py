@@ -8,7 +8,7 @@ from typing import Any, Final, NoReturn, TypeVar
 from sqlalchemy import Text, func, or_, select
 
 from ruv_swarm_store import codec, schema
-from ruv_swarm_store.clock import new_id
+from ruv_swarm_store.clock import new_ids
 from ruv_swarm_store.engines import Executor, parameter, text_items
 from ruv_swarm_store.entities import Event, NewEvent
 from ruv_swarm_store.errors import Conflict, InvalidValue, Unsupported
@@ -91,11 +91,12 @@ class Events(Repository[Event]):
                 )
             if sealed:
                 now = run.now
+                ids = new_ids(now, len(sealed))
                 run.insert_many(
-                    schema.events,
+                    EVENTS.insertion,
                     [
                         (
-                            event.id or new_id(now),
+                            event.id or ids[number - version - 1],
                             stream,
                             kind,
                             event.type,

@@ -52,7 +52,7 @@ class Groups(Repository[Group]):
             row[0] = sealed.id or new_id(run.now)
             row[GROUPS.fields.index("created_at")] = run.now
             try:
-                run.insert(schema.agent_groups, row)
+                run.insert(GROUPS.insertion, row)
             except Conflict as error:
                 raise Conflict(f"a group is named {name!r} already", hint="Choose another name", kind="unique", name=name) from error
         return GROUPS.load(row)

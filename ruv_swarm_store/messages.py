@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Text, and_, exists, func, literal_column, 
 
 from ruv_swarm_store import codec, schema
 from ruv_swarm_store.clock import Moment, duration, milliseconds, new_id
-from ruv_swarm_store.engines import Executor, parameter, text_items, upsert
+from ruv_swarm_store.engines import Executor, insert_into, parameter, text_items, upsert
 from ruv_swarm_store.entities import Agent, Audience, Group, Message
 from ruv_swarm_store.errors import Conflict, InvalidValue, NotFound
 from ruv_swarm_store.query import Mapping, Query
@@ -40,6 +40,7 @@ _MOVE_CURSOR = upsert(
     returning=[_k.position],
 )
 _NEWEST = select(_newest)
+_DELIVER = insert_into(schema.message_deliveries)
 _AGENT_EXISTS = select(exists().where(schema.agents.c.id == _agent))
 
 _live = or_(_c.expires_at.is_(None), _c.expires_at > _now)
@@ -149,7 +150,7 @@ class Messages(Repository[Message]):
             if span is not None:
                 row[_EXPIRES] = run.now + span
             try:
-                position = run.insert(schema.messages, row)
+                position = run.insert(MESSAGES.insertion, row)
             except Conflict as error:
                 raise NotFound("the sender, the recipient or the group does not exist", hint="Register agents before they write") from error
         return MESSAGES.load([*row, position])
@@ -190,7 +191,7 @@ class Messages(Repository[Message]):
                 newest = (run.one(_NEWEST) or [0])[0]
                 fresh = run.all(_FRESH, {**params, "limit": room, "after": self._cursor(run, who, about)})
                 if fresh:
-                    run.insert_many(schema.message_deliveries, [(who, row[_POSITION], run.now, 1, run.now + span, None) for row in fresh])
+                    run.insert_many(_DELIVER, [(who, row[_POSITION], run.now, 1, run.now + span, None) for row in fresh])
                 end = fresh[-1][_POSITION] if len(fresh) == room else newest
                 run.run(_MOVE_CURSOR, {"agent": who, "topic": about, "position_": end})
                 rows += fresh

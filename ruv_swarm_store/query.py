@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, TypeVarTuple, cast
 
 import msgspec
@@ -10,7 +11,7 @@ from sqlalchemy import Column, ColumnElement, Select, Table, Text, func, literal
 from sqlalchemy.exc import ArgumentError
 
 from ruv_swarm_store import codec, schema
-from ruv_swarm_store.engines import Scope
+from ruv_swarm_store.engines import Scope, insert_into
 from ruv_swarm_store.errors import Conflict, CorruptRow, InvalidValue, NotFound
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Mapping(Generic[E]):
     `load` and `dump` are the only way between a row as the driver has it and an entity.
     """
 
-    __slots__ = ("_checks", "_encoders", "_loaders", "_make", "columns", "fields", "generated", "key", "table")
+    __slots__ = ("_checks", "_encoders", "_loaders", "_make", "columns", "fields", "generated", "insertion", "key", "table")
 
     def __init__(
         self,
@@ -44,18 +45,21 @@ class Mapping(Generic[E]):
         self.fields: Sequence[str] = [column.name for column in columns]
         generated = self.table.autoincrement_column
         self.generated: str | None = None if generated is None else generated.name
+        self.insertion = insert_into(cast("Table[Any]", table))
         self.columns: Sequence[ColumnElement[Any]] = [
             type_coerce(column, Text).label(column.name) if isinstance(column.type, schema.Json) else column for column in columns
         ]
         self._loaders: list[tuple[int, Callable[[Any], Any]]] = []
-        self._encoders: list[tuple[int, bool]] = []
+        self._encoders: list[tuple[int, Callable[[Any], Any]]] = []
         self._checks: list[tuple[str, bool, Callable[[Any, str], Any]]] = []
         for index, column in enumerate(columns):
             if isinstance(column.type, schema.Json):
                 self._loaders.append((index, codec.decode))
-                self._encoders.append((index, column.type.none_as_null))
+                self._encoders.append((index, _encode_or_null if column.type.none_as_null else codec.encode))
             elif isinstance(column.type, schema.Choice):
-                self._loaders.append((index, column.type.members))
+                self._loaders.append((index, {member.value: member for member in column.type.members}.__getitem__))
+                # Drivers bind a plain string faster than a subclass of it.
+                self._encoders.append((index, attrgetter("value")))
             nullable = bool(column.nullable) or isinstance(column.type, schema.Json)
             self._checks.append((column.name, nullable, _check_for(column)))
 
@@ -67,7 +71,7 @@ class Mapping(Generic[E]):
             for index, load in self._loaders:
                 if (value := values[index]) is not None:
                     values[index] = load(value)
-        except (ValueError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             identity = row[self.fields.index(self.key.name)]
             raise CorruptRow(
                 f"{self.table.name} {identity!r} cannot be read: {self.fields[index]} does not hold what it should",
@@ -95,10 +99,8 @@ class Mapping(Generic[E]):
     def dump(self, entity: E) -> list[Any]:
         """The row of an entity that `seal` has accepted, without the number the engine assigns."""
         values = list(msgspec.structs.astuple(entity))
-        for index, null in self._encoders:
-            value = values[index]
-            if value is not None or not null:
-                values[index] = codec.encode(value)
+        for index, encode in self._encoders:
+            values[index] = encode(values[index])
         if self.generated is not None:
             values.pop()
         return values
@@ -121,6 +123,10 @@ class Mapping(Generic[E]):
 
     def __repr__(self) -> str:
         return f"Mapping({self.table.name})"
+
+
+def _encode_or_null(value: Any) -> str | None:
+    return None if value is None else codec.encode(value)
 
 
 def _check_for(column: Column[Any]) -> Callable[[Any, str], Any]:

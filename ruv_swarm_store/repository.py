@@ -138,7 +138,7 @@ class Repository(Generic[E]):
     def _insert(self, run: Executor, entities: Sequence[E]) -> list[E]:
         if not entities:
             return []
-        first = run.insert_many(self.mapping.table, [self.mapping.dump(entity) for entity in entities])
+        first = run.insert_many(self.mapping.insertion, [self.mapping.dump(entity) for entity in entities])
         return [self._numbered(entity, first + index) for index, entity in enumerate(entities)]
 
     def _numbered(self, entity: E, number: int) -> E:

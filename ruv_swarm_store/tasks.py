@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from msgspec import Struct, structs
 from sqlalchemy import ColumnElement, Executable, Text, and_, case, exists, func, not_, null, or_, select, union_all, update
 
 from ruv_swarm_store import codec, schema
-from ruv_swarm_store.clock import Moment, duration, milliseconds, new_id
-from ruv_swarm_store.engines import Executor, constant, parameter, text_items
+from ruv_swarm_store.clock import Moment, duration, milliseconds, new_id, new_ids
+from ruv_swarm_store.engines import Executor, constant, insert_into, parameter, text_items
 from ruv_swarm_store.entities import Agent, AgentStatus, DependencyPolicy, NewTask, Task, TaskFailure, TaskStats, TaskStatus
 from ruv_swarm_store.errors import Conflict, InvalidTransition, InvalidValue, LeaseLost, NotFound
 from ruv_swarm_store.query import Mapping
@@ -63,6 +63,12 @@ _ids = parameter("ids", Text)
 _ready_order = (_c.priority.desc(), _c.position)
 _due = and_(_c.status == TaskStatus.SCHEDULED, _c.run_at <= _now)
 _agent_lives = exists().where(schema.agents.c.id == parameter("agent"), schema.agents.c.status != AgentStatus.TERMINATED)
+
+
+_ADD = insert_into(
+    _t, _c.id, _c.type, _c.payload, _c.created_at, _c.priority, _c.status, _c.parent_task_id, _c.run_at, _c.max_retries, _c.unique_key,
+    _c.on_dependency_failure, fence=0, retry_count=0, version=1,
+)  # fmt: skip
 
 
 def _changed(*where: ColumnElement[bool], **values: Any) -> Executable:
@@ -175,6 +181,7 @@ _GIVE_UP = (
 )
 _DEPENDENCY_STATES = select(_c.id, _c.status).where(_c.id.in_(text_items(_ids)))
 _LIVE_KEY = select(*TASKS.columns).where(_c.unique_key == parameter("unique_key"), _c.unique_key.is_not(None), not_(_c.status.in_(FINAL)))
+_DEPEND = insert_into(schema.task_dependencies)
 _FAILURES_OF = select(*FAILURES.columns).where(schema.task_failures.c.task_id == parameter("id")).order_by(schema.task_failures.c.fence)
 
 
@@ -243,57 +250,55 @@ class Tasks(Repository[Task]):
         task has, that task is returned and nothing is added. `max_retries=3` means one first try and three more.
         Raises `InvalidValue` for what cannot be stored and `NotFound` for an unknown parent or dependency.
         """
-        new = _seal(NewTask(type, payload, priority, parent, depends_on, run_at, delay, unique_key, max_retries, on_dependency_failure, id))
-        if new.depends_on or unique_key is not None:
+        new = _check(type, payload, priority, parent, depends_on, run_at, delay, unique_key, max_retries, on_dependency_failure, id)
+        if new.depends_on or new.unique_key is not None:
             with self._scope.transaction() as run:
-                return self._enqueue(run, [new])[0]
+                return self._add_related(run, new)
         with self._scope.write() as run:
-            task = _create(new, run.now)
+            row = new.row(run.now, new_id(run.now))
             try:
-                return _at(task, run.insert(_t, TASKS.dump(task)))
+                return _stored(row, new.payload, run.insert(_ADD, row))
             except Conflict as error:
-                raise _refused(task, error) from error
+                raise _refused(new, error) from error
 
     def enqueue_many(self, tasks: Iterable[NewTask | tuple[str, Any]]) -> list[Task]:
         """Adds tasks in order, all or none; each is a `NewTask` or a pair of type and payload. See `enqueue`."""
-        sealed = [_seal(new if isinstance(new, NewTask) else NewTask(*new)) for new in tasks]
-        with self._scope.transaction() as run:
-            return self._enqueue(run, sealed)
-
-    def _enqueue(self, run: Executor, sealed: Sequence[NewTask]) -> list[Task]:
-        if not any(new.depends_on or new.unique_key is not None for new in sealed):
-            return self._add(run, [_create(new, run.now) for new in sealed])
-        added: list[Task] = []
-        for new in sealed:
-            if new.unique_key is not None and (row := run.one(_LIVE_KEY, {"unique_key": new.unique_key})) is not None:
-                added.append(TASKS.load(row))
-                continue
-            task = _create(new, run.now)
-            needs = list(dict.fromkeys(str(TASKS.identity(other)) for other in new.depends_on))
-            states: dict[str, TaskStatus] = {}
-            if needs:
-                states = {id: TaskStatus(status) for id, status in run.all(_DEPENDENCY_STATES, {"ids": codec.encode(needs)})}
-                if missing := [id for id in needs if id not in states]:
-                    raise NotFound(f"no task {missing[0]!r} to depend on", hint="Enqueue it first", id=missing[0])
-                if any(status is not TaskStatus.COMPLETED for status in states.values()):
-                    task = structs.replace(task, status=TaskStatus.BLOCKED)
-            [task] = self._add(run, [task])
-            if needs:
-                run.insert_many(schema.task_dependencies, [(task.id, id) for id in needs])
-            if dead := [id for id, status in states.items() if status in (TaskStatus.FAILED, TaskStatus.CANCELLED)]:
-                _settle(run, dead=dead)
-                task = self._reload(run, task.id)
-            added.append(task)
-        return added
-
-    def _add(self, run: Executor, tasks: Sequence[Task]) -> list[Task]:
-        if not tasks:
+        checked = [_check(*_parts(new)) for new in tasks]
+        if not checked:
             return []
+        with self._scope.transaction() as run:
+            if any(new.depends_on or new.unique_key is not None for new in checked):
+                return [self._add_related(run, new) for new in checked]
+            now = run.now
+            rows = [new.row(now, id) for new, id in zip(checked, new_ids(now, len(checked)), strict=True)]
+            try:
+                first = run.insert_many(_ADD, rows)
+            except Conflict as error:
+                raise _refused(None, error) from error
+        return [_stored(row, new.payload, position) for position, (row, new) in enumerate(zip(rows, checked, strict=True), first)]
+
+    def _add_related(self, run: Executor, new: _Checked) -> Task:
+        """Adds a task that may stand for one there is, or wait for others."""
+        if new.unique_key is not None and (found := run.one(_LIVE_KEY, {"unique_key": new.unique_key})) is not None:
+            return TASKS.load(found)
+        needs = list(dict.fromkeys(new.depends_on))
+        states: dict[str, str] = {}
+        if needs:
+            states.update((id, status) for id, status in run.all(_DEPENDENCY_STATES, {"ids": codec.encode(needs)}))
+        if missing := [id for id in needs if id not in states]:
+            raise NotFound(f"no task {missing[0]!r} to depend on", hint="Enqueue it first", id=missing[0])
+        blocked = any(status != TaskStatus.COMPLETED for status in states.values())
+        row = new.row(run.now, new_id(run.now), TaskStatus.BLOCKED.value if blocked else None)
         try:
-            first = run.insert_many(_t, [TASKS.dump(task) for task in tasks])
+            task = _stored(row, new.payload, run.insert(_ADD, row))
         except Conflict as error:
-            raise _refused(tasks[0] if len(tasks) == 1 else None, error) from error
-        return [_at(task, first + index) for index, task in enumerate(tasks)]
+            raise _refused(new, error) from error
+        if needs:
+            run.insert_many(_DEPEND, [(task.id, id) for id in needs])
+        if dead := [id for id, status in states.items() if status in (TaskStatus.FAILED, TaskStatus.CANCELLED)]:
+            _settle(run, dead=dead)
+            return self._reload(run, task.id)
+        return task
 
     def _reload(self, run: Executor, id: str) -> Task:
         row = run.one(self.statements.find, {"key": id})
@@ -510,61 +515,92 @@ class Tasks(Repository[Task]):
         return TaskStats(counts, oldest, completed / 60)
 
 
-def _seal(new: NewTask) -> NewTask:
-    """The same, checked: ids as text, times in milliseconds."""
-    if new.delay is not None and new.run_at is not None:
-        raise InvalidValue("both run_at and delay are given", hint="Give one of them")
-    try:
-        policy = DependencyPolicy(new.on_dependency_failure)
-    except ValueError:
-        raise InvalidValue(f"on_dependency_failure is {new.on_dependency_failure!r}", hint="Use 'cancel' or 'fail'") from None
-    if isinstance(new.depends_on, (str, Task)):
-        raise InvalidValue("depends_on is a single task", hint="Give a list")
-    return NewTask(
-        codec.text(new.type, "task type"),
-        codec.seal(new.payload, "payload"),
-        codec.integer(new.priority, "priority", 0, 100),
-        None if new.parent is None else codec.text(TASKS.identity(new.parent), "parent"),
-        [codec.text(TASKS.identity(other), "a task in depends_on") for other in new.depends_on] if new.depends_on else (),
-        None if new.run_at is None else milliseconds(new.run_at, "run_at"),
-        None if new.delay is None else duration(new.delay, "delay"),
-        None if new.unique_key is None else codec.text(new.unique_key, "unique_key"),
-        codec.integer(new.max_retries, "max_retries", 0),
-        policy,
-        None if new.id is None else codec.text(new.id, "task id"),
-    )
+class _Checked(NamedTuple):
+    """A task to enqueue whose every part can be stored: ids as text, times in milliseconds."""
+
+    type: str
+    payload: Any
+    priority: int
+    parent: str | None
+    depends_on: Sequence[str]
+    run_at: int | None
+    delay: int | None
+    unique_key: str | None
+    max_retries: int
+    policy: str
+    id: str | None
+
+    def row(self, now: int, id: str, status: str | None = None) -> tuple[Any, ...]:
+        """What `_ADD` inserts; `id` is used where none was given."""
+        run_at = self.run_at if self.delay is None else now + self.delay
+        if status is None:
+            status = "pending" if run_at is None or run_at <= now else "scheduled"
+        return (
+            self.id or id, self.type, codec.encode(self.payload), now, self.priority, status, self.parent, run_at, self.max_retries,
+            self.unique_key, self.policy,
+        )  # fmt: skip
 
 
-def _create(new: NewTask, now: int) -> Task:
-    run_at: Any = new.run_at if new.delay is None else now + round(new.delay)
-    parent: Any = new.parent
-    policy: Any = new.on_dependency_failure
+def _stored(row: Sequence[Any], payload: Any, position: int) -> Task:
+    """The task that `_ADD` has inserted."""
+    id, type, _, now, priority, status, parent, run_at, max_retries, unique_key, policy = row
     return Task(
-        new.id or new_id(now),
-        new.type,
-        new.payload,
-        now,
-        new.priority,
-        TaskStatus.SCHEDULED if run_at is not None and run_at > now else TaskStatus.PENDING,
-        parent_task_id=parent,
-        run_at=run_at,
-        max_retries=new.max_retries,
-        unique_key=new.unique_key,
-        on_dependency_failure=policy,
+        id, type, payload, now, priority, TaskStatus(status), None, parent, None, None, run_at, None, None, None, None, 0, 0, max_retries,
+        unique_key, DependencyPolicy(policy), 1, position,
+    )  # fmt: skip
+
+
+def _parts(new: NewTask | tuple[str, Any]) -> Sequence[Any]:
+    if isinstance(new, NewTask):
+        return structs.astuple(new)
+    if isinstance(new, tuple) and len(new) == 2:
+        return new
+    raise InvalidValue(f"{new!r} is no task to enqueue", hint="Give NewTask(type, payload, …) or a pair of type and payload")
+
+
+def _check(
+    type: str,
+    payload: Any = None,
+    priority: int = 5,
+    parent: Task | str | None = None,
+    depends_on: Iterable[Task | str] = (),
+    run_at: Moment | None = None,
+    delay: float | None = None,
+    unique_key: str | None = None,
+    max_retries: int = 3,
+    on_dependency_failure: DependencyPolicy | str = DependencyPolicy.CANCEL,
+    id: str | None = None,
+) -> _Checked:
+    if delay is not None and run_at is not None:
+        raise InvalidValue("both run_at and delay are given", hint="Give one of them")
+    if isinstance(depends_on, (str, Task)):
+        raise InvalidValue("depends_on is a single task", hint="Give a list")
+    if on_dependency_failure not in _POLICIES:
+        raise InvalidValue(f"on_dependency_failure is {on_dependency_failure!r}", hint="Use 'cancel' or 'fail'")
+    return _Checked(
+        codec.text(type, "task type"),
+        codec.seal(payload, "payload"),
+        codec.integer(priority, "priority", 0, 100),
+        None if parent is None else codec.text(TASKS.identity(parent), "parent"),
+        [codec.text(TASKS.identity(other), "a task in depends_on") for other in depends_on] if depends_on else (),
+        None if run_at is None else milliseconds(run_at, "run_at"),
+        None if delay is None else duration(delay, "delay"),
+        None if unique_key is None else codec.text(unique_key, "unique_key"),
+        codec.integer(max_retries, "max_retries", 0),
+        _POLICIES[on_dependency_failure],
+        None if id is None else codec.text(id, "task id"),
     )
 
 
-def _at(task: Task, position: int) -> Task:
-    return structs.replace(task, position=position)
+_POLICIES: dict[str, str] = {policy.value: policy.value for policy in DependencyPolicy}
 
 
-def _refused(task: Task | None, error: Conflict) -> Conflict | NotFound:
+def _refused(new: _Checked | None, error: Conflict) -> Conflict | NotFound:
+    """What a refused insert means; `new` is None for one of many."""
     if error.data.get("kind") == "reference":
-        parent = "a parent" if task is None else f"the parent {task.parent_task_id!r}"
-        return NotFound(f"{parent} does not exist", hint="Enqueue the parent first")
-    if error.data.get("kind") == "unique" and task is not None:
-        return Conflict(f"a task {task.id!r} exists already", hint="Leave the id out, or use unique_key", kind="unique", id=task.id)
-    return error
+        return NotFound("a parent does not exist" if new is None else f"no task {new.parent!r} to be the parent", hint="Enqueue it first")
+    id = "one of these ids" if new is None else repr(new.id)
+    return Conflict(f"a task with {id} exists already", hint="Leave the id out, or use unique_key", kind="unique")
 
 
 def _types(types: Iterable[str] | None) -> Sequence[str] | None:
@@ -637,7 +673,7 @@ def _fail(run: Executor, task: Task, reason: str) -> Task:
 
 
 def _note_failure(run: Executor, task: Task, reason: str) -> None:
-    run.insert(schema.task_failures, (task.id, task.fence, task.agent_id, reason, run.now))
+    run.insert(FAILURES.insertion, (task.id, task.fence, task.agent_id, reason, run.now))
 
 
 def _settle(run: Executor, *, done: Sequence[str] = (), dead: Sequence[str] = ()) -> None:

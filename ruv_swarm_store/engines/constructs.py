@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Executable, Table, Text, bindparam, column, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Column, ColumnElement, Executable, Insert, Table, Text, bindparam, column, insert, literal_column, select
+from sqlalchemy.dialects.postgresql import insert as insert_or_update
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.selectable import ScalarSelect
@@ -22,6 +22,17 @@ def constant(column: ColumnElement[Any], value: Any) -> Any:
     return bindparam(None, value, type_=column.type, unique=True, literal_execute=True)
 
 
+def insert_into(table: Table, *columns: Column[Any], **constants: Any) -> Insert:
+    """INSERT of a value for each of `columns`, which stand in the table's order, beside constant numbers in others.
+
+    Without `columns`, of every column but the number the engine gives.
+    """
+    given = [column for column in table.c if (column in columns if columns else column is not table.autoincrement_column)]
+    assert not columns or [column.name for column in columns] == [column.name for column in given], "columns are out of order"
+    fixed: dict[str, Any] = {name: literal_column(str(int(value))) for name, value in constants.items()}
+    return insert(table).values({**{column.name: bindparam(f"_{column.name}", required=False) for column in given}, **fixed})
+
+
 def upsert(
     table: Table,
     values: Mapping[str, Any],
@@ -35,7 +46,7 @@ def upsert(
 
     SQLite and PostgreSQL share the clause, and SQLAlchemy renders one construct for both.
     """
-    statement = insert(table).values(dict(values))
+    statement = insert_or_update(table).values(dict(values))
     if not update:
         return statement.on_conflict_do_nothing(index_elements=on)
     return statement.on_conflict_do_update(index_elements=on, set_=dict(update), where=where).returning(*returning)

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from operator import itemgetter
 from typing import Any, Protocol
 
-from sqlalchemy import Dialect, Executable, Row, Table, bindparam, insert
+from sqlalchemy import Dialect, Executable, Insert, Row
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import ClauseElement
 
@@ -26,10 +26,10 @@ class Executor(ABC):
     built on the fly: it goes through SQLAlchemy, in the same transaction.
     """
 
-    __slots__ = ("now",)
+    __slots__ = ()
 
     now: int
-    """The transaction's time, read once, in milliseconds since the epoch."""
+    """The transaction's time, read once when it began, in milliseconds since the epoch."""
 
     @abstractmethod
     def one(self, statement: Executable, params: Params = NONE) -> Sequence[Any] | None:
@@ -44,12 +44,12 @@ class Executor(ABC):
         """Runs the statement; the number of rows it changed."""
 
     @abstractmethod
-    def insert(self, table: Table, row: Sequence[Any]) -> int:
-        """Inserts one row, given in column order without the generated number; returns that number."""
+    def insert(self, statement: Insert, row: Sequence[Any]) -> int:
+        """Inserts one row, its values in the order of an `insert_into`; returns the number the engine gave it."""
 
     @abstractmethod
-    def insert_many(self, table: Table, rows: Sequence[Sequence[Any]]) -> int:
-        """Inserts rows in order; returns the first generated number, the others follow without gaps."""
+    def insert_many(self, statement: Insert, rows: Sequence[Sequence[Any]]) -> int:
+        """Inserts rows in order; returns the number of the first, the others' follow without gaps."""
 
     @abstractmethod
     def execute(self, statement: Executable, params: Params = NONE) -> Sequence[Row[Any]]:
@@ -106,9 +106,3 @@ class Prepared:
     def bind(self, params: Params) -> Sequence[Any]:
         """The driver's positional parameters. Raises KeyError when one was not given."""
         return self._pick({**self._fixed, **params} if self._fixed else params)
-
-
-def insert_statement(table: Table) -> Executable:
-    """INSERT of a whole row in column order, leaving the generated number to the engine."""
-    generated = table.autoincrement_column
-    return insert(table).values({column: bindparam(f"_{column.name}", required=False) for column in table.c if column is not generated})

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import sqlalchemy
-from sqlalchemy import Connection, Executable, Row, Table, event
+from sqlalchemy import Connection, Executable, Insert, Row, event
 from sqlalchemy.dialects.sqlite.pysqlite import dialect as sqlite_dialect
 from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.pool import StaticPool
 
 from ruv_swarm_store import codec
 from ruv_swarm_store.engines.engine import Capabilities, Engine, Options
-from ruv_swarm_store.engines.executor import NONE, Executor, Params, Prepared, Trace, insert_statement
+from ruv_swarm_store.engines.executor import NONE, Executor, Params, Prepared, Trace
 from ruv_swarm_store.errors import Closed, Conflict, CorruptDatabase, InvalidValue, StoreError, Unavailable, Unsupported
 
 log = logging.getLogger(__name__)
@@ -41,9 +41,8 @@ class SQLiteExecutor(Executor):
 
     __slots__ = ("__weakref__", "_alchemy", "_execute", "_refusal", "_statements", "_timeout", "_trace", "raw")
 
-    def __init__(self, raw: sqlite3.Connection, statements: dict[Any, Prepared], options: Options) -> None:
+    def __init__(self, raw: sqlite3.Connection, statements: dict[Executable, Prepared], options: Options) -> None:
         self.raw = raw
-        self.now = 0
         self._statements = statements
         self._alchemy: Connection | None = None
         self._refusal: StoreError | None = None
@@ -74,15 +73,15 @@ class SQLiteExecutor(Executor):
         except sqlite3.Error as error:
             return self._again(error, prepared.sql, values).rowcount
 
-    def insert(self, table: Table, row: Sequence[Any]) -> int:
-        prepared = self._statements.get(table) or self._prepare(table)
+    def insert(self, statement: Insert, row: Sequence[Any]) -> int:
+        prepared = self._statements.get(statement) or self._prepare(statement)
         try:
             return self._execute(prepared.sql, row).lastrowid or 0
         except sqlite3.Error as error:
             return self._again(error, prepared.sql, row).lastrowid or 0
 
-    def insert_many(self, table: Table, rows: Sequence[Sequence[Any]]) -> int:
-        prepared = self._statements.get(table) or self._prepare(table)
+    def insert_many(self, statement: Insert, rows: Sequence[Sequence[Any]]) -> int:
+        prepared = self._statements.get(statement) or self._prepare(statement)
         started = time.perf_counter()
         if self._refusal is not None:
             raise self._refusal
@@ -146,8 +145,8 @@ class SQLiteExecutor(Executor):
         assert self._refusal is not None
         raise self._refusal
 
-    def _prepare(self, statement: Any) -> Prepared:
-        prepared = Prepared(insert_statement(statement) if isinstance(statement, Table) else statement, _DIALECT)
+    def _prepare(self, statement: Executable) -> Prepared:
+        prepared = Prepared(statement, _DIALECT)
         self._statements[statement] = prepared
         return prepared
 
@@ -173,14 +172,17 @@ class Reader(SQLiteExecutor):
 
     __slots__ = ("_clock", "_lock")
 
-    def __init__(self, raw: sqlite3.Connection, statements: dict[Any, Prepared], options: Options) -> None:
+    def __init__(self, raw: sqlite3.Connection, statements: dict[Executable, Prepared], options: Options) -> None:
         super().__init__(raw, statements, options)
         self._lock = threading.RLock()
         self._clock = options.clock
 
+    @property
+    def now(self) -> int:  # type: ignore[override]  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._clock()
+
     def __enter__(self) -> Reader:
         self._lock.acquire()
-        self.now = self._clock()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -194,10 +196,11 @@ class Reader(SQLiteExecutor):
 class Writer(SQLiteExecutor):
     """The connection that writes. `depth` counts the open transaction and the savepoints in it."""
 
-    __slots__ = ("_hooks", "_marks", "depth")
+    __slots__ = ("_hooks", "_marks", "depth", "now")
 
-    def __init__(self, raw: sqlite3.Connection, statements: dict[Any, Prepared], options: Options) -> None:
+    def __init__(self, raw: sqlite3.Connection, statements: dict[Executable, Prepared], options: Options) -> None:
         super().__init__(raw, statements, options)
+        self.now = 0
         self.depth = 0
         self._hooks: list[Callable[[], object]] = []
         self._marks: list[int] = []
@@ -286,7 +289,7 @@ class SQLiteEngine(Engine):
         self.name = f"sqlite:///{self.path}"
         self.clock = options.clock
         self._options = options
-        self._statements: dict[Any, Prepared] = {}
+        self._statements: dict[Executable, Prepared] = {}
         self._closed = False
         self._start()
         if options.read_only:
