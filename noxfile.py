@@ -1,13 +1,13 @@
 """Every chore of this project, one session each.
 
-`nox --list` names them and `nox` alone runs what CI runs. Without nox, `python3 noxfile.py` takes the same arguments:
-it needs only Python 3.11 and pip, and puts a nox of its own into `.tools`.
+`nox --list` names them and `nox` alone runs what CI runs. `python3 noxfile.py` takes the same arguments and needs only
+Python 3.11 and pip: it brings a nox of its own, kept in `.tools`.
 """
 
+import contextlib
 import glob
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,26 +18,27 @@ TOOLS = ROOT / ".tools"
 CONSTRAINTS = str(ROOT / "constraints.txt")
 
 
-def run_with_own_nox() -> int:
-    """Run this file under the nox in `.tools`, fetching it first if it is not there."""
+def bring_own_nox() -> None:
+    """Make the nox in `.tools` the one that is imported here and below, fetching it first if it is not there."""
     if sys.version_info < (3, 11):  # noqa: UP036 - this is the one file an older Python may be asked to run
         sys.exit(f"ruv_swarm_store needs Python 3.11 or newer, and this is {sys.version.split()[0]} ({sys.executable}).")
     if not TOOLS.exists():
         # `--target` is what works where the system Python refuses installs and has neither venv nor ensurepip. The rename
-        # comes last, so an interrupted download is not taken for a nox.
+        # comes last, so an interrupted download is not taken for a nox; where it fails another run was faster.
         with tempfile.TemporaryDirectory(prefix=".tools-", dir=ROOT) as download:
-            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--constraint", CONSTRAINTS]
-            if failed := subprocess.call([*pip, "--target", f"{download}/tools", "nox"]):
-                return failed
-            shutil.move(f"{download}/tools", TOOLS)
-    nox = [sys.executable, "-m", "nox", "--noxfile", str(ROOT / "noxfile.py")]
-    return subprocess.call([*nox, *sys.argv[1:]], env={**os.environ, "PYTHONPATH": str(TOOLS)})
+            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--root-user-action", "ignore"]
+            if failed := subprocess.call([*pip, "--constraint", CONSTRAINTS, "--target", f"{download}/tools", "nox"]):
+                sys.exit(failed)
+            with contextlib.suppress(OSError):
+                Path(download, "tools").rename(TOOLS)
+    sys.path.insert(0, str(TOOLS))
+    os.environ["PYTHONPATH"] = str(TOOLS)
 
 
-try:
-    import nox
-except ModuleNotFoundError:
-    sys.exit(run_with_own_nox())
+if __name__ == "__main__":
+    bring_own_nox()
+
+import nox  # noqa: E402
 
 nox.needs_version = ">=2025.5.1"
 nox.options.sessions = ["lint", "types", "migrations", "wheel", "tests"]
@@ -61,7 +62,7 @@ show_pyenv_versions()
 
 
 def install(session: nox.Session, *what: str) -> None:
-    """Install into the session's environment: pinned, and blind to the packages nox itself came from."""
+    """Install into the session's environment: pinned, and blind to `.tools`."""
     session.env["PYTHONPATH"] = None
     session.install("--constraint", CONSTRAINTS, "--build-constraint", CONSTRAINTS, *what)
 
@@ -146,4 +147,5 @@ def bench(session: nox.Session) -> None:
 
 
 if __name__ == "__main__":
+    sys.argv[1:1] = ["--noxfile", __file__]
     nox.main()

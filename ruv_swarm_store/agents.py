@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from msgspec import structs
-from sqlalchemy import ColumnElement, Executable, Text, case, select, update
+from sqlalchemy import ColumnElement, Executable, Text, case, null, select, update
 
 from ruv_swarm_store import codec, schema
 from ruv_swarm_store.clock import duration, new_id
@@ -48,7 +48,7 @@ _REVIVE = _changed(
     configuration=parameter("configuration_", Text),
     status=constant(_c.status, AgentStatus.IDLE),
     last_heartbeat=parameter("now"),
-    terminated_at=None,
+    terminated_at=null(),
 )
 _STALE = select(*AGENTS.columns).where(_SILENT, _c.last_heartbeat < parameter("before")).order_by(_c.last_heartbeat)
 _FAIL = _changed(_c.id.in_(text_items(parameter("ids", Text))), status=constant(_c.status, AgentStatus.FAILED))

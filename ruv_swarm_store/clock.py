@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import count, islice
 
 from ruv_swarm_store.errors import InvalidValue
 
@@ -19,8 +20,6 @@ Moment = int | datetime
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _random = random.Random()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_random.seed)
 
 
 def system_clock() -> int:
@@ -49,17 +48,38 @@ def duration(seconds: float, what: str) -> int:
 
 
 def new_id(now: int) -> str:
-    """A new UUID version 7 (RFC 9562, section 5.7) as text: 48 bits of `now` in milliseconds, 74 random bits."""
-    bits = _random.getrandbits(74)
-    return f"{_prefix(now, bits >> 48)}{bits & 0xFFFFFFFFFFFF:012x}"
+    """A new UUID version 7 (RFC 9562, section 5.7) as text.
+
+    The first id of a millisecond is 48 bits of time and 73 random ones; those that follow in it are counted up from there
+    (section 6.2, method 2), so the ids a process makes ascend.
+    """
+    global _series  # noqa: PLW0603 - the one series of this process
+    series = _series
+    if series[0] != now:
+        series = _series = _new_series(now)
+    return f"{series[1]}{next(series[2]):012x}"
 
 
-def new_ids(now: int, count: int) -> list[str]:
-    """`count` new ids in ascending order: a random start, counted up (RFC 9562, section 6.2, method 2)."""
-    prefix, start = _prefix(now, _random.getrandbits(26)), _random.getrandbits(47)
-    return [f"{prefix}{number:012x}" for number in range(start, start + count)]
+def new_ids(now: int, size: int) -> list[str]:
+    """`size` new ids in ascending order; see `new_id`."""
+    _, prefix, numbers = _new_series(now)
+    return [f"{prefix}{number:012x}" for number in islice(numbers, size)]
 
 
-def _prefix(now: int, bits: int) -> str:
-    # 48 bits of time, version 7, 12 random bits, variant 10, 14 random bits
-    return f"{now >> 16 & 0xFFFFFFFF:08x}-{now & 0xFFFF:04x}-7{bits >> 14:03x}-{0x8000 | bits & 0x3FFF:04x}-"
+def _new_series(now: int) -> tuple[int, str, Iterator[int]]:
+    # 48 bits of time, version 7, 12 random bits, variant 10, 14 random bits; then 48 bits that start in their lower half
+    bits = _random.getrandbits(26)
+    prefix = f"{now >> 16 & 0xFFFFFFFF:08x}-{now & 0xFFFF:04x}-7{bits >> 14:03x}-{0x8000 | bits & 0x3FFF:04x}-"
+    return now, prefix, count(_random.getrandbits(47))
+
+
+def _after_fork() -> None:
+    """A child must not repeat its parent's ids."""
+    global _series  # noqa: PLW0603 - the one series of this process
+    _random.seed()
+    _series = _new_series(-1)
+
+
+_series = _new_series(-1)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -13,6 +14,8 @@ DEPTH_LIMIT = 500
 """Deepest nesting of lists and dicts accepted; well inside what every engine's JSON parser takes."""
 
 _encode = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines
+_decode_lines = msgspec.json.Decoder().decode_lines
 decode = msgspec.json.Decoder().decode
 """The value of JSON text. Raises `msgspec.DecodeError` for text that is not JSON."""
 
@@ -22,8 +25,8 @@ def encode(value: Any) -> str:
     return _encode(value).decode()
 
 
-def seal(value: Any, what: str) -> Any:
-    """An own copy of `value`, equal to what reading it back will give; tuples become lists.
+def seal(value: Any, what: str) -> tuple[Any, str]:
+    """An own copy of `value`, as reading it back will give it, and its JSON text; tuples become lists.
 
     Raises `InvalidValue` naming the place for whatever JSON cannot hold: NaN and infinities, keys that are not
     strings, bytes, sets, dates, other objects, NUL characters, unpaired surrogates, nesting beyond `DEPTH_LIMIT`.
@@ -33,11 +36,27 @@ def seal(value: Any, what: str) -> Any:
         # One decode and one comparison, both in C, catch every silent change; only after one is the value walked.
         copy = decode(text)
         if copy == value and b"\\u0000" not in text and (len(text) < 2 * DEPTH_LIMIT or text.count(b"[") + text.count(b"{") < DEPTH_LIMIT):
-            return copy
+            return copy, text.decode()
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
         pass
     _check(value, what, 0)
-    return decode(_encode(value))
+    text = _encode(value)
+    return decode(text), text.decode()
+
+
+def seal_many(values: Sequence[Any], what: str) -> tuple[list[Any], list[str]]:
+    """`seal` for many values at once: the copies, and the texts."""
+    try:
+        lines = _encode_lines(values)
+        copies = _decode_lines(lines)
+        if copies == values and b"\\u0000" not in lines and lines.count(b"[") + lines.count(b"{") < DEPTH_LIMIT * len(values):
+            texts = lines.decode().split("\n")[:-1]  # compact JSON holds no newline
+            if max(map(len, texts), default=0) < 2 * DEPTH_LIMIT:
+                return copies, texts
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
+        pass
+    sealed = [seal(value, f"{what} {index}") for index, value in enumerate(values)]
+    return [copy for copy, _ in sealed], [text for _, text in sealed]
 
 
 def text(value: str, what: str) -> str:
@@ -58,6 +77,8 @@ def text(value: str, what: str) -> str:
 
 def integer(value: int, what: str, low: int = -(2**63), high: int = 2**63 - 1) -> int:
     """`value`, if it is a whole number from `low` to `high`; `InvalidValue` otherwise."""
+    if type(value) is int and low <= value <= high:
+        return value
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise InvalidValue(f"{what} is {value!r}", hint=f"Give a whole number from {low} to {high}")
     return value
@@ -73,7 +94,7 @@ def real(value: float, what: str) -> float:
         number = math.inf
     if not math.isfinite(number):
         raise InvalidValue(f"{what} is {value!r}", hint="Give a finite number: NaN and infinities poison every aggregate")
-    return number
+    return number + 0.0  # not every engine keeps the sign of zero
 
 
 def _check(value: Any, where: str, depth: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import ColumnElement, Text, and_, case, delete, literal_column, or_, select, update
@@ -10,8 +11,8 @@ from ruv_swarm_store import codec, schema
 from ruv_swarm_store.clock import Moment, duration, milliseconds
 from ruv_swarm_store.engines import Executor, parameter, upsert
 from ruv_swarm_store.entities import Agent, ConfigEntry
-from ruv_swarm_store.errors import Conflict
-from ruv_swarm_store.query import Mapping
+from ruv_swarm_store.errors import Conflict, InvalidValue
+from ruv_swarm_store.query import Mapping, OnCorrupt, Query
 from ruv_swarm_store.repository import Repository
 
 CONFIG = Mapping(schema.swarm_config, ConfigEntry, key="key")
@@ -72,6 +73,33 @@ class Config(Repository[ConfigEntry]):
         with self._scope.read() as run:
             row = run.one(_GET, {"key_": CONFIG.identity(key), "now": run.now})
         return None if row is None else CONFIG.load(row)
+
+    # The plain verbs of reading leave out what has expired, too.
+
+    def query(self) -> Query[ConfigEntry]:
+        """All entries that have not expired by now, as a query to narrow down."""
+        with self._scope.read() as run:
+            return super().query().where(or_(_c.expires_at.is_(None), _c.expires_at > run.now))
+
+    def find_by_id(self, id: ConfigEntry | str) -> ConfigEntry | None:
+        """See `entry`."""
+        return self.entry(id)
+
+    def find_many(self, ids: Iterable[ConfigEntry | str]) -> list[ConfigEntry]:
+        """The entries of those keys, in no particular order; those not set are left out."""
+        return self.where(_c.key.in_([CONFIG.identity(id) for id in ids])).all()
+
+    def find_all(self, *, on_corrupt: OnCorrupt = "raise") -> list[ConfigEntry]:
+        """Every entry, by key."""
+        return self.query().order_by(_c.key.asc()).all(on_corrupt=on_corrupt)
+
+    def count(self) -> int:
+        """How many keys are set."""
+        return self.query().count()
+
+    def exists(self, id: ConfigEntry | str) -> bool:
+        """Whether a key is set."""
+        return self.entry(id) is not None
 
     def set(
         self, key: str, value: Any, *, by: Agent | str | None = None, ttl: float | None = None, expires_at: Moment | None = None
@@ -137,9 +165,11 @@ class Config(Repository[ConfigEntry]):
             return run.run(_EXPIRE, {"now": run.now})
 
     def _params_of(self, key: str, value: Any, by: Agent | str | None, ttl: float | None, expires_at: Moment | None) -> dict[str, Any]:
+        if ttl is not None and expires_at is not None:
+            raise InvalidValue("both ttl and expires_at are given", hint="Give one of them")
         return {
             "key_": codec.text(key, "config key"),
-            "value_": codec.encode(codec.seal(value, "value")),
+            "value_": codec.seal(value, "value")[1],
             "by": None if by is None else codec.text(by.id if isinstance(by, Agent) else by, "by"),
             "ttl": None if ttl is None else duration(ttl, "ttl"),
             "expires": None if expires_at is None else milliseconds(expires_at, "expires_at"),

@@ -2,6 +2,8 @@
 
 Times are milliseconds since the epoch (UTC). `version` counts the changes of a row and guards `update`.
 `position`, where there is one, is the store's own number for the row: creation order, exact and unique.
+
+Entities hold text, numbers and JSON trees, so no reference cycle can run through one: the garbage collector skips them.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ class Audience(StrEnum):
     BROADCAST = "broadcast"
 
 
-class Agent(Struct, frozen=True):
+class Agent(Struct, frozen=True, gc=False):
     """A worker known to the swarm."""
 
     id: str
@@ -66,7 +68,7 @@ class Agent(Struct, frozen=True):
     version: int = 1
 
 
-class Task(Struct, frozen=True):
+class Task(Struct, frozen=True, gc=False):
     """A unit of work. `fence` grows with every claim: it tells a lease from any later one on the same task."""
 
     id: str
@@ -74,26 +76,26 @@ class Task(Struct, frozen=True):
     payload: Any
     created_at: int
     priority: int = 5
+    max_retries: int = 3
     status: TaskStatus = TaskStatus.PENDING
-    agent_id: str | None = None
     parent_task_id: str | None = None
+    run_at: int | None = None
+    unique_key: str | None = None
+    on_dependency_failure: DependencyPolicy = DependencyPolicy.CANCEL
+    agent_id: str | None = None
     result: Any = None
     error_message: str | None = None
-    run_at: int | None = None
     assigned_at: int | None = None
     started_at: int | None = None
     completed_at: int | None = None
     lease_expires_at: int | None = None
     fence: int = 0
     retry_count: int = 0
-    max_retries: int = 3
-    unique_key: str | None = None
-    on_dependency_failure: DependencyPolicy = DependencyPolicy.CANCEL
     version: int = 1
     position: int = 0
 
 
-class NewTask(Struct, frozen=True):
+class NewTask(Struct, frozen=True, gc=False):
     """A task to enqueue. `run_at` is an instant, `delay` seconds from now; `parent` and `depends_on` are tasks or their ids."""
 
     type: str
@@ -109,7 +111,7 @@ class NewTask(Struct, frozen=True):
     id: str | None = None
 
 
-class TaskStats(Struct, frozen=True):
+class TaskStats(Struct, frozen=True, gc=False):
     """The queue at one moment."""
 
     counts: dict[str, dict[TaskStatus, int]]
@@ -125,7 +127,7 @@ class TaskStats(Struct, frozen=True):
         return sum(count for by_status in self.counts.values() for status, count in by_status.items() if status in wanted)
 
 
-class TaskFailure(Struct, frozen=True):
+class TaskFailure(Struct, frozen=True, gc=False):
     """Why one attempt at a task failed."""
 
     task_id: str
@@ -135,7 +137,7 @@ class TaskFailure(Struct, frozen=True):
     failed_at: int
 
 
-class Message(Struct, frozen=True):
+class Message(Struct, frozen=True, gc=False):
     """Something one agent told another, a group, or everyone."""
 
     id: str
@@ -152,7 +154,7 @@ class Message(Struct, frozen=True):
     position: int = 0
 
 
-class Metric(Struct, frozen=True):
+class Metric(Struct, frozen=True, gc=False):
     """One measured value."""
 
     metric_name: str
@@ -166,7 +168,7 @@ class Metric(Struct, frozen=True):
     id: int = 0
 
 
-class ConfigEntry(Struct, frozen=True):
+class ConfigEntry(Struct, frozen=True, gc=False):
     """One configuration value, and who set it when."""
 
     key: str
@@ -177,7 +179,7 @@ class ConfigEntry(Struct, frozen=True):
     version: int = 1
 
 
-class Group(Struct, frozen=True):
+class Group(Struct, frozen=True, gc=False):
     """A named set of agents."""
 
     id: str
@@ -188,7 +190,7 @@ class Group(Struct, frozen=True):
     version: int = 1
 
 
-class Member(Struct, frozen=True):
+class Member(Struct, frozen=True, gc=False):
     """An agent's place in a group."""
 
     group_id: str
@@ -197,7 +199,7 @@ class Member(Struct, frozen=True):
     joined_at: int
 
 
-class Event(Struct, frozen=True):
+class Event(Struct, frozen=True, gc=False):
     """A fact that happened to an aggregate: the `sequence_number`-th of its stream, from 1."""
 
     id: str
@@ -211,7 +213,7 @@ class Event(Struct, frozen=True):
     position: int = 0
 
 
-class NewEvent(Struct, frozen=True):
+class NewEvent(Struct, frozen=True, gc=False):
     """An event to append. An explicit `id` makes appending it again harmless."""
 
     type: str

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import count
 from typing import Any, Final, NoReturn, TypeVar
 
-from sqlalchemy import Text, func, or_, select
+from sqlalchemy import Text, func, insert, literal_column, or_, select
 
 from ruv_swarm_store import codec, schema
-from ruv_swarm_store.clock import new_ids
+from ruv_swarm_store.clock import new_id, new_ids
 from ruv_swarm_store.engines import Executor, parameter, text_items
 from ruv_swarm_store.entities import Event, NewEvent
 from ruv_swarm_store.errors import Conflict, InvalidValue, Unsupported
@@ -28,6 +29,7 @@ _aggregate: Any = parameter("aggregate", Text)
 _type: Any = parameter("type", Text)
 _after: Any = parameter("after", schema.Int64)
 _until: Any = parameter("until", schema.Int64)
+_expected: Any = parameter("expected", schema.Int64)
 _limit: Any = parameter("limit", schema.Int64)
 _in_stream = (_c.aggregate_id == _aggregate, _c.aggregate_type == _type)
 
@@ -49,6 +51,24 @@ _READ_TYPES = (
     .where(_c.position > _after, _c.event_type.in_(text_items(parameter("types", Text))))
     .order_by(_c.position)
     .limit(_limit)
+)
+_values = {
+    "id": parameter("id", Text),
+    "aggregate_id": _aggregate,
+    "aggregate_type": _type,
+    "event_type": parameter("event_type", Text),
+    "event_data": parameter("event_data", Text),
+    "metadata": parameter("metadata", Text),
+    "timestamp": parameter("now", schema.Int64),
+}
+_columns = [*_values, "sequence_number"]
+_current = func.coalesce(select(func.max(_c.sequence_number)).where(*_in_stream).scalar_subquery(), literal_column("0"))
+# One event is one statement: it checks the expected version, or numbers the event, by itself.
+_APPEND_NEXT = insert(schema.events).from_select(
+    _columns, select(*_values.values(), parameter("number", schema.Int64)).where(_expected == _current)
+)
+_APPEND_ANY = (
+    insert(schema.events).from_select(_columns, select(*_values.values(), _current + literal_column("1"))).returning(_c.sequence_number)
 )
 _HEAD = select(func.coalesce(func.max(_c.position), 0))
 _KNOWN = select(*EVENTS.columns).where(_c.id.in_(text_items(parameter("ids", Text))))
@@ -74,13 +94,15 @@ class Events(Repository[Event]):
         stream = codec.text(aggregate_id, "aggregate id")
         kind = codec.text(type, "aggregate type")
         codec.integer(expected_version, "expected_version", ANY)
-        sealed = [_seal(event) for event in events]
-        named = [event.id for event in sealed if event.id is not None]
+        checked = [_check(event) for event in events]
+        named = [id for *_, id in checked if id is not None]
         if len(set(named)) < len(named):
             raise InvalidValue("two of the events carry the same id", hint="Give each event its own id, or none")
+        if len(checked) == 1 and not named and (added := self._append_one(stream, kind, checked[0], expected_version)):
+            return added
         with self._scope.transaction() as run:
             version = self._version(run, stream, kind)
-            if named and self._is_repetition(run, stream, kind, sealed, named):
+            if named and self._is_repetition(run, stream, kind, named, len(checked)):
                 return version
             if expected_version not in (ANY, version):
                 raise Conflict(
@@ -89,26 +111,37 @@ class Events(Repository[Event]):
                     expected=expected_version,
                     actual=version,
                 )
-            if sealed:
+            if checked:
                 now = run.now
-                ids = new_ids(now, len(sealed))
-                run.insert_many(
-                    EVENTS.insertion,
-                    [
-                        (
-                            event.id or ids[number - version - 1],
-                            stream,
-                            kind,
-                            event.type,
-                            codec.encode(event.data),
-                            None if event.metadata is None else codec.encode(event.metadata),
-                            now,
-                            number,
-                        )
-                        for number, event in enumerate(sealed, version + 1)
-                    ],
-                )
-            return version + len(sealed)
+                rows = [
+                    (id or new, stream, kind, event_type, data, metadata, now, number)
+                    for number, new, (event_type, data, metadata, id) in zip(
+                        count(version + 1), new_ids(now, len(checked)), checked, strict=False
+                    )
+                ]
+                run.insert_many(EVENTS.insertion, rows)
+            return version + len(checked)
+
+    def _append_one(self, stream: str, kind: str, event: _Checked, expected: int) -> int | None:
+        """The common case in one statement; None when the expected version is not the stream's."""
+        event_type, data, metadata, _ = event
+        with self._scope.write() as run:
+            now = run.now
+            params = {
+                "id": new_id(now),
+                "aggregate": stream,
+                "type": kind,
+                "event_type": event_type,
+                "event_data": data,
+                "metadata": metadata,
+                "now": now,
+                "expected": expected,
+                "number": expected + 1,
+            }
+            if expected == ANY:
+                row = run.one(_APPEND_ANY, params)
+                return None if row is None else int(row[0])
+            return expected + 1 if run.run(_APPEND_NEXT, params) else None
 
     def version(self, aggregate_id: str, *, type: str) -> int:
         """The number of a stream's last event; 0 when it has none."""
@@ -119,11 +152,11 @@ class Events(Repository[Event]):
         row = run.one(_VERSION, {"aggregate": stream, "type": kind})
         return 0 if row is None else int(row[0])
 
-    def _is_repetition(self, run: Executor, stream: str, kind: str, events: Sequence[NewEvent], ids: Sequence[str]) -> bool:
+    def _is_repetition(self, run: Executor, stream: str, kind: str, ids: Sequence[str], size: int) -> bool:
         known = EVENTS.load_all(run.all(_KNOWN, {"ids": codec.encode(ids)}))
         if not known:
             return False
-        if len(known) == len(events) and all((event.aggregate_id, event.aggregate_type) == (stream, kind) for event in known):
+        if len(known) == size and all((event.aggregate_id, event.aggregate_type) == (stream, kind) for event in known):
             return True
         raise Conflict(f"event {known[0].id!r} is stored already", hint="Repeat an append whole, or give new ids", id=known[0].id)
 
@@ -211,12 +244,16 @@ def _append_only() -> Unsupported:
     return Unsupported("events are append-only", hint="Append a new event that says what changed")
 
 
-def _seal(event: NewEvent) -> NewEvent:
+_Checked = tuple[str, str, str | None, str | None]
+"""An event's type, data, metadata and id, each as it is stored."""
+
+
+def _check(event: NewEvent) -> _Checked:
     if not isinstance(event, NewEvent):
         raise InvalidValue(f"{event!r} is no event to append", hint="Give NewEvent(type, data)")
-    return NewEvent(
+    return (
         codec.text(event.type, "event type"),
-        codec.seal(event.data, "event data"),
-        None if event.metadata is None else codec.seal(event.metadata, "event metadata"),
+        codec.seal(event.data, "event data")[1],
+        None if event.metadata is None else codec.seal(event.metadata, "event metadata")[1],
         None if event.id is None else codec.text(event.id, "event id"),
     )

@@ -143,6 +143,7 @@ class Messages(Repository[Message]):
                 expires_at=None if expires_at is None else milliseconds(expires_at, "expires_at"),
             )
         )
+        _about(message.topic)
         span = None if ttl is None else duration(ttl, "ttl")
         with self._scope.write() as run:
             row = MESSAGES.dump(message)
@@ -176,7 +177,7 @@ class Messages(Repository[Message]):
         who = codec.text(_id(agent) or "", "agent id")
         codec.integer(limit, "limit", 1)
         span = duration(visibility, "visibility")
-        about = "" if topic is None else codec.text(topic, "topic")
+        about = _about(topic)
         with self._scope.read() as run:
             if not self._pending(run, who, about):
                 return []
@@ -219,7 +220,7 @@ class Messages(Repository[Message]):
 
     def unread(self, agent: Agent | str, topic: str | None = None) -> int:
         """How many messages this agent has not acknowledged, delivered to it or not."""
-        who, about = codec.text(_id(agent) or "", "agent id"), topic or ""
+        who, about = codec.text(_id(agent) or "", "agent id"), _about(topic)
         with self._scope.read() as run:
             params = {"agent": who, "topic": about, "now": run.now, "after": self._cursor(run, who, about)}
             return int((run.one(_UNREAD, params) or [0])[0])
@@ -233,6 +234,13 @@ class Messages(Repository[Message]):
 
 
 _ID, _TIMESTAMP, _EXPIRES, _POSITION = (MESSAGES.fields.index(name) for name in ("id", "timestamp", "expires_at", "position"))
+
+
+def _about(topic: str | None) -> str:
+    """The name of a topic's cursor. The cursor over all topics is named by the empty text, so that no topic can be."""
+    if topic == "":
+        raise InvalidValue("topic is empty", hint="Give it a name; to receive every topic leave it out")
+    return "" if topic is None else codec.text(topic, "topic")
 
 
 def _id(entity: Agent | Group | str | None) -> str | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from typing import Any
 
 from msgspec import Struct, structs
-from sqlalchemy import ColumnElement, Select, Text, case, func, or_, select
+from sqlalchemy import ColumnElement, Select, Text, case, func, literal, or_, select
 
 from ruv_swarm_store import codec, schema
 from ruv_swarm_store.clock import Moment, milliseconds
-from ruv_swarm_store.engines import parameter
+from ruv_swarm_store.engines import json_member, parameter
 from ruv_swarm_store.entities import Agent, Metric
 from ruv_swarm_store.errors import Conflict, InvalidValue, NotFound
 from ruv_swarm_store.query import Mapping
@@ -19,7 +19,7 @@ from ruv_swarm_store.repository import Repository
 METRICS = Mapping(schema.metrics, Metric)
 
 
-class Sample(Struct, frozen=True):
+class Sample(Struct, frozen=True, gc=False):
     """A value to record; `at` is when it was measured, now if left out."""
 
     name: str
@@ -31,7 +31,7 @@ class Sample(Struct, frozen=True):
     at: Moment | None = None
 
 
-class Aggregate(Struct, frozen=True):
+class Aggregate(Struct, frozen=True, gc=False):
     """What the values of one metric, in one unit and one span of time, add up to. Percentiles are by nearest rank."""
 
     bucket: int
@@ -172,7 +172,7 @@ def _seal(sample: Sample) -> Metric:
         Metric(
             sample.name,
             sample.value,
-            -1 if sample.at is None else max(0, milliseconds(sample.at, "at")),
+            -1 if sample.at is None else codec.integer(milliseconds(sample.at, "at"), "at", 0),
             sample.type,
             sample.unit,
             agent.id if isinstance(agent, Agent) else agent,
@@ -182,17 +182,6 @@ def _seal(sample: Sample) -> Metric:
 
 
 def _tagged(tag: str, value: str | int | float | bool) -> ColumnElement[bool]:
-    stored: Any = _c.tags[codec.text(tag, "tag")]
-    typed: Any = None
-    match value:
-        case bool():
-            typed = stored.as_boolean()
-        case int():
-            typed = stored.as_integer()
-        case float():
-            typed = stored.as_float()
-        case str():
-            typed = stored.as_string()
-    if typed is not None:
-        return cast("ColumnElement[bool]", typed == value)
-    raise InvalidValue(f"tag {tag!r} is {value!r}", hint="Compare tags with strings, numbers or booleans")
+    if not isinstance(value, (str, int, float, bool)):
+        raise InvalidValue(f"tag {tag!r} is {value!r}", hint="Compare tags with strings, numbers or booleans")
+    return json_member(_c.tags, codec.text(tag, "tag")) == literal(codec.seal(value, f"tag {tag!r}")[0])

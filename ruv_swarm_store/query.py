@@ -132,7 +132,7 @@ def _encode_or_null(value: Any) -> str | None:
 def _check_for(column: Column[Any]) -> Callable[[Any, str], Any]:
     kind = column.type
     if isinstance(kind, schema.Json):
-        return codec.seal
+        return lambda value, what: codec.seal(value, what)[0]
     if isinstance(kind, schema.Choice):
         members = kind.members
 

@@ -91,10 +91,12 @@ class Repository(Generic[E]):
 
     def get(self, id: Any) -> E:
         """The row with that key. Raises `NotFound` when there is none."""
-        found = self.find_by_id(id)
-        if found is None:
+        with self._scope.read() as run:
+            row = run.one(self.statements.find, {"key": self.mapping.identity(id)})
+        if row is None:
             raise self._missing(id)
-        return found
+        entity: E = self.mapping.load(row)
+        return entity
 
     def find_many(self, ids: Iterable[str]) -> list[E]:
         """The rows with those keys, in no particular order; absent ones are left out."""

@@ -152,26 +152,26 @@ class TaskColumns(TypedColumns):
     payload: Named[Any] = Column(Json, nullable=False)
     created_at: Named[int] = Column(Int64, nullable=False)
     priority: Named[int] = Column(Int64, nullable=False)
+    max_retries: Named[int] = Column(Int64, nullable=False)
     status: Named[TaskStatus] = Column(Choice(TaskStatus), nullable=False)
-    agent_id: Named[str | None] = Column(Text, ForeignKey("agents.id", ondelete="SET NULL"))
     parent_task_id: Named[str | None] = Column(Text, ForeignKey("tasks.id"))
+    run_at: Named[int | None] = Column(Int64)
+    unique_key: Named[str | None] = Column(Text)
+    on_dependency_failure: Named[DependencyPolicy] = Column(Choice(DependencyPolicy), nullable=False)
+    agent_id: Named[str | None] = Column(Text, ForeignKey("agents.id", ondelete="SET NULL"))
     result: Named[Any] = Column(Json(none_as_null=True), nullable=True)
     error_message: Named[str | None] = Column(Text)
-    run_at: Named[int | None] = Column(Int64)
     assigned_at: Named[int | None] = Column(Int64)
     started_at: Named[int | None] = Column(Int64)
     completed_at: Named[int | None] = Column(Int64)
     lease_expires_at: Named[int | None] = Column(Int64)
     fence: Named[int] = Column(Int64, nullable=False)
     retry_count: Named[int] = Column(Int64, nullable=False)
-    max_retries: Named[int] = Column(Int64, nullable=False)
-    unique_key: Named[str | None] = Column(Text)
-    on_dependency_failure: Named[DependencyPolicy] = Column(Choice(DependencyPolicy), nullable=False)
     version: Named[int] = Column(Int64, nullable=False)
     position: Named[int] = Column(Int64, primary_key=True)
     __row_pos__: tuple[
-        str, str, Any, int, int, TaskStatus, str | None, str | None, Any, str | None, int | None, int | None, int | None,
-        int | None, int | None, int, int, int, str | None, DependencyPolicy, int, int,
+        str, str, Any, int, int, int, TaskStatus, str | None, int | None, str | None, DependencyPolicy, str | None, Any, str | None,
+        int | None, int | None, int | None, int | None, int, int, int, int,
     ]  # fmt: skip
 
 

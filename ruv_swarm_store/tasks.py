@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from msgspec import Struct, structs
-from sqlalchemy import ColumnElement, Executable, Text, and_, case, exists, func, not_, null, or_, select, union_all, update
+from sqlalchemy import ColumnElement, Executable, Text, and_, case, exists, func, literal_column, not_, null, or_, select, union_all, update
 
 from ruv_swarm_store import codec, schema
 from ruv_swarm_store.clock import Moment, duration, milliseconds, new_id, new_ids
@@ -65,10 +65,12 @@ _due = and_(_c.status == TaskStatus.SCHEDULED, _c.run_at <= _now)
 _agent_lives = exists().where(schema.agents.c.id == parameter("agent"), schema.agents.c.status != AgentStatus.TERMINATED)
 
 
-_ADD = insert_into(
-    _t, _c.id, _c.type, _c.payload, _c.created_at, _c.priority, _c.status, _c.parent_task_id, _c.run_at, _c.max_retries, _c.unique_key,
-    _c.on_dependency_failure, fence=0, retry_count=0, version=1,
-)  # fmt: skip
+# Most tasks are plain: ready at once, related to nothing. Binding less makes adding them cheaper.
+_PLAIN = (_c.id, _c.type, _c.payload, _c.created_at, _c.priority, _c.max_retries)
+_SPECIAL = (_c.status, _c.parent_task_id, _c.run_at, _c.unique_key, _c.on_dependency_failure)
+_NEW: dict[str, Any] = {"fence": 0, "retry_count": 0, "version": 1}
+_ADD_PLAIN = insert_into(_t, *_PLAIN, **_NEW, status=TaskStatus.PENDING, on_dependency_failure=DependencyPolicy.CANCEL)
+_ADD = insert_into(_t, *_PLAIN, *_SPECIAL, **_NEW)
 
 
 def _changed(*where: ColumnElement[bool], **values: Any) -> Executable:
@@ -165,6 +167,12 @@ _UNBLOCK = (
         version=_c.version + 1,
     )
 )
+_culprit = (
+    select(func.min(_dependencies.depends_on_id))
+    .where(_dependencies.task_id == _c.id, _dependencies.depends_on_id.in_(text_items(_ids)))
+    .correlate(_t)
+    .scalar_subquery()
+)
 _GIVE_UP = (
     update(_t)
     .where(_waiting)
@@ -174,7 +182,7 @@ _GIVE_UP = (
             else_=constant(_c.status, TaskStatus.CANCELLED),
         ),
         completed_at=_now,
-        error_message=parameter("error"),
+        error_message=literal_column("'a task it depends on did not complete: '", Text).concat(_culprit),
         version=_c.version + 1,
     )
     .returning(_c.id)
@@ -250,32 +258,34 @@ class Tasks(Repository[Task]):
         task has, that task is returned and nothing is added. `max_retries=3` means one first try and three more.
         Raises `InvalidValue` for what cannot be stored and `NotFound` for an unknown parent or dependency.
         """
-        new = _check(type, payload, priority, parent, depends_on, run_at, delay, unique_key, max_retries, on_dependency_failure, id)
+        copy, text = codec.seal(payload, "payload")
+        new = _check(type, copy, text, priority, parent, depends_on, run_at, delay, unique_key, max_retries, on_dependency_failure, id)
         if new.depends_on or new.unique_key is not None:
             with self._scope.transaction() as run:
                 return self._add_related(run, new)
         with self._scope.write() as run:
             row = new.row(run.now, new_id(run.now))
             try:
-                return _stored(row, new.payload, run.insert(_ADD, row))
+                return new.stored(row, run.insert(_ADD_PLAIN if new.plain else _ADD, row))
             except Conflict as error:
                 raise _refused(new, error) from error
 
     def enqueue_many(self, tasks: Iterable[NewTask | tuple[str, Any]]) -> list[Task]:
         """Adds tasks in order, all or none; each is a `NewTask` or a pair of type and payload. See `enqueue`."""
-        checked = [_check(*_parts(new)) for new in tasks]
+        checked = _check_many(list(tasks))
         if not checked:
             return []
         with self._scope.transaction() as run:
             if any(new.depends_on or new.unique_key is not None for new in checked):
                 return [self._add_related(run, new) for new in checked]
-            now = run.now
-            rows = [new.row(now, id) for new, id in zip(checked, new_ids(now, len(checked)), strict=True)]
+            now, ids = run.now, new_ids(run.now, len(checked))
+            plain = all(new.plain for new in checked)
+            rows = [new.row(now, id, plain=plain) for new, id in zip(checked, ids, strict=True)]
             try:
-                first = run.insert_many(_ADD, rows)
+                first = run.insert_many(_ADD_PLAIN if plain else _ADD, rows)
             except Conflict as error:
                 raise _refused(None, error) from error
-        return [_stored(row, new.payload, position) for position, (row, new) in enumerate(zip(rows, checked, strict=True), first)]
+        return [new.stored(row, position) for position, (new, row) in enumerate(zip(checked, rows, strict=True), first)]
 
     def _add_related(self, run: Executor, new: _Checked) -> Task:
         """Adds a task that may stand for one there is, or wait for others."""
@@ -288,9 +298,9 @@ class Tasks(Repository[Task]):
         if missing := [id for id in needs if id not in states]:
             raise NotFound(f"no task {missing[0]!r} to depend on", hint="Enqueue it first", id=missing[0])
         blocked = any(status != TaskStatus.COMPLETED for status in states.values())
-        row = new.row(run.now, new_id(run.now), TaskStatus.BLOCKED.value if blocked else None)
+        row = new.row(run.now, new_id(run.now), plain=False, blocked=blocked)
         try:
-            task = _stored(row, new.payload, run.insert(_ADD, row))
+            task = new.stored(row, run.insert(_ADD, row))
         except Conflict as error:
             raise _refused(new, error) from error
         if needs:
@@ -515,84 +525,119 @@ class Tasks(Repository[Task]):
         return TaskStats(counts, oldest, completed / 60)
 
 
-class _Checked(NamedTuple):
+class _Checked(Struct, frozen=True, gc=False):
     """A task to enqueue whose every part can be stored: ids as text, times in milliseconds."""
 
     type: str
     payload: Any
-    priority: int
-    parent: str | None
-    depends_on: Sequence[str]
-    run_at: int | None
-    delay: int | None
-    unique_key: str | None
-    max_retries: int
-    policy: str
-    id: str | None
+    text: str
+    priority: int = 5
+    max_retries: int = 3
+    id: str | None = None
+    plain: bool = True
+    parent: str | None = None
+    depends_on: Sequence[str] = ()
+    run_at: int | None = None
+    delay: int | None = None
+    unique_key: str | None = None
+    policy: str = "cancel"
 
-    def row(self, now: int, id: str, status: str | None = None) -> tuple[Any, ...]:
-        """What `_ADD` inserts; `id` is used where none was given."""
+    def row(self, now: int, id: str, *, plain: bool = True, blocked: bool = False) -> tuple[Any, ...]:
+        """What `_ADD_PLAIN` or `_ADD` inserts; `id` is used where none was given."""
+        row = (self.id or id, self.type, self.text, now, self.priority, self.max_retries)
+        if plain and self.plain:
+            return row
         run_at = self.run_at if self.delay is None else now + self.delay
-        if status is None:
-            status = "pending" if run_at is None or run_at <= now else "scheduled"
-        return (
-            self.id or id, self.type, codec.encode(self.payload), now, self.priority, status, self.parent, run_at, self.max_retries,
-            self.unique_key, self.policy,
-        )  # fmt: skip
+        status = "blocked" if blocked else "pending" if run_at is None or run_at <= now else "scheduled"
+        return (*row, status, self.parent, run_at, self.unique_key, self.policy)
+
+    def stored(self, row: Sequence[Any], position: int) -> Task:
+        """The task that this row became."""
+        if len(row) == 6:
+            id, _, _, now, _, _ = row
+            return Task(id, self.type, self.payload, now, self.priority, self.max_retries, position=position)
+        status, parent, run_at, unique_key, policy = row[6:]
+        return Task(
+            row[0],
+            self.type,
+            self.payload,
+            row[3],
+            self.priority,
+            self.max_retries,
+            _STATUSES[status],
+            parent,
+            run_at,
+            unique_key,
+            _POLICIES[policy],
+            position=position,
+        )
 
 
-def _stored(row: Sequence[Any], payload: Any, position: int) -> Task:
-    """The task that `_ADD` has inserted."""
-    id, type, _, now, priority, status, parent, run_at, max_retries, unique_key, policy = row
-    return Task(
-        id, type, payload, now, priority, TaskStatus(status), None, parent, None, None, run_at, None, None, None, None, 0, 0, max_retries,
-        unique_key, DependencyPolicy(policy), 1, position,
-    )  # fmt: skip
+_STATUSES: dict[str, TaskStatus] = {status.value: status for status in TaskStatus}
+_POLICIES: dict[str, DependencyPolicy] = {policy.value: policy for policy in DependencyPolicy}
 
 
-def _parts(new: NewTask | tuple[str, Any]) -> Sequence[Any]:
-    if isinstance(new, NewTask):
-        return structs.astuple(new)
-    if isinstance(new, tuple) and len(new) == 2:
-        return new
-    raise InvalidValue(f"{new!r} is no task to enqueue", hint="Give NewTask(type, payload, …) or a pair of type and payload")
+def _check_many(tasks: Sequence[NewTask | tuple[str, Any]]) -> list[_Checked]:
+    for new in tasks:
+        if not isinstance(new, NewTask) and not (isinstance(new, tuple) and len(new) == 2):
+            raise InvalidValue(f"{new!r} is no task to enqueue", hint="Give NewTask(type, payload, …) or a pair of type and payload")
+    payloads, texts = codec.seal_many([new.payload if isinstance(new, NewTask) else new[1] for new in tasks], "payload")
+    return [
+        _check(new.type, payload, text, *structs.astuple(new)[2:])
+        if isinstance(new, NewTask)
+        else _Checked(codec.text(new[0], "task type"), payload, text)
+        for new, payload, text in zip(tasks, payloads, texts, strict=True)
+    ]
 
 
 def _check(
     type: str,
-    payload: Any = None,
-    priority: int = 5,
-    parent: Task | str | None = None,
-    depends_on: Iterable[Task | str] = (),
-    run_at: Moment | None = None,
-    delay: float | None = None,
-    unique_key: str | None = None,
-    max_retries: int = 3,
-    on_dependency_failure: DependencyPolicy | str = DependencyPolicy.CANCEL,
-    id: str | None = None,
+    payload: Any,
+    text: str,
+    priority: int,
+    parent: Task | str | None,
+    depends_on: Iterable[Task | str],
+    run_at: Moment | None,
+    delay: float | None,
+    unique_key: str | None,
+    max_retries: int,
+    on_dependency_failure: DependencyPolicy | str,
+    id: str | None,
 ) -> _Checked:
+    """Checks everything but the payload, which `codec.seal` has seen."""
+    checked = _Checked(
+        codec.text(type, "task type"),
+        payload,
+        text,
+        codec.integer(priority, "priority", 0, 100),
+        codec.integer(max_retries, "max_retries", 0),
+        None if id is None else codec.text(id, "task id"),
+    )
+    if (
+        parent is None
+        and run_at is None
+        and delay is None
+        and unique_key is None
+        and depends_on == ()
+        and on_dependency_failure is DependencyPolicy.CANCEL
+    ):
+        return checked
     if delay is not None and run_at is not None:
         raise InvalidValue("both run_at and delay are given", hint="Give one of them")
     if isinstance(depends_on, (str, Task)):
         raise InvalidValue("depends_on is a single task", hint="Give a list")
     if on_dependency_failure not in _POLICIES:
         raise InvalidValue(f"on_dependency_failure is {on_dependency_failure!r}", hint="Use 'cancel' or 'fail'")
-    return _Checked(
-        codec.text(type, "task type"),
-        codec.seal(payload, "payload"),
-        codec.integer(priority, "priority", 0, 100),
-        None if parent is None else codec.text(TASKS.identity(parent), "parent"),
-        [codec.text(TASKS.identity(other), "a task in depends_on") for other in depends_on] if depends_on else (),
-        None if run_at is None else milliseconds(run_at, "run_at"),
-        None if delay is None else duration(delay, "delay"),
-        None if unique_key is None else codec.text(unique_key, "unique_key"),
-        codec.integer(max_retries, "max_retries", 0),
-        _POLICIES[on_dependency_failure],
-        None if id is None else codec.text(id, "task id"),
+    return structs.replace(
+        checked,
+        plain=False,
+        parent=None if parent is None else codec.text(TASKS.identity(parent), "parent"),
+        depends_on=[codec.text(TASKS.identity(other), "a task in depends_on") for other in depends_on],
+        run_at=None if run_at is None else milliseconds(run_at, "run_at"),
+        delay=None if delay is None else duration(delay, "delay"),
+        unique_key=None if unique_key is None else codec.text(unique_key, "unique_key"),
+        policy=_POLICIES[on_dependency_failure].value,
     )
-
-
-_POLICIES: dict[str, str] = {policy.value: policy.value for policy in DependencyPolicy}
 
 
 def _refused(new: _Checked | None, error: Conflict) -> Conflict | NotFound:
@@ -623,11 +668,12 @@ def _lease(task: Task | str) -> dict[str, Any]:
 
 
 def _result(result: Any) -> str | None:
-    return None if result is None else codec.encode(codec.seal(result, "result"))
+    return None if result is None else codec.seal(result, "result")[1]
 
 
 def _why_not(task: Task, fence: int | None, verb: str, allowed: Sequence[TaskStatus]) -> Conflict:
-    if task.status not in FINAL and fence is not None and (fence != task.fence or task.status not in LEASED):
+    # Fence 0 is a task before its first claim: it has no lease to lose.
+    if fence is not None and (fence != task.fence or (fence > 0 and task.status not in (*LEASED, *FINAL))):
         return LeaseLost(
             f"the lease on task {task.id!r} was lost: it is {task.status} now",
             hint="Drop what was done under it; heartbeat more often, or claim with a longer lease",
@@ -681,8 +727,7 @@ def _settle(run: Executor, *, done: Sequence[str] = (), dead: Sequence[str] = ()
     if done:
         run.run(_UNBLOCK, {"ids": codec.encode(list(done)), "now": run.now})
     while dead:
-        error = f"a task it depends on did not complete: {dead[0]}"
-        dead = [id for (id,) in run.all(_GIVE_UP, {"ids": codec.encode(list(dead)), "now": run.now, "error": error})]
+        dead = [id for (id,) in run.all(_GIVE_UP, {"ids": codec.encode(list(dead)), "now": run.now})]
 
 
 def take_back(run: Executor, rows: Sequence[Sequence[Any]], reason: str) -> list[Task]:

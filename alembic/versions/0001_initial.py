@@ -6,7 +6,6 @@ Revises:
 
 import sqlalchemy as sa
 from alembic import op
-
 from ruv_swarm_store import schema
 
 revision = "0001"
@@ -246,21 +245,21 @@ def upgrade() -> None:
         sa.Column("payload", schema.Json(), nullable=False),
         sa.Column("created_at", schema.Int64(), nullable=False),
         sa.Column("priority", schema.Int64(), nullable=False),
+        sa.Column("max_retries", schema.Int64(), nullable=False),
         sa.Column("status", sa.Text(), nullable=False),
-        sa.Column("agent_id", sa.Text(), nullable=True),
         sa.Column("parent_task_id", sa.Text(), nullable=True),
+        sa.Column("run_at", schema.Int64(), nullable=True),
+        sa.Column("unique_key", sa.Text(), nullable=True),
+        sa.Column("on_dependency_failure", sa.Text(), nullable=False),
+        sa.Column("agent_id", sa.Text(), nullable=True),
         sa.Column("result", schema.Json(), nullable=True),
         sa.Column("error_message", sa.Text(), nullable=True),
-        sa.Column("run_at", schema.Int64(), nullable=True),
         sa.Column("assigned_at", schema.Int64(), nullable=True),
         sa.Column("started_at", schema.Int64(), nullable=True),
         sa.Column("completed_at", schema.Int64(), nullable=True),
         sa.Column("lease_expires_at", schema.Int64(), nullable=True),
         sa.Column("fence", schema.Int64(), nullable=False),
         sa.Column("retry_count", schema.Int64(), nullable=False),
-        sa.Column("max_retries", schema.Int64(), nullable=False),
-        sa.Column("unique_key", sa.Text(), nullable=True),
-        sa.Column("on_dependency_failure", sa.Text(), nullable=False),
         sa.Column("version", schema.Int64(), nullable=False),
         sa.Column("position", schema.Int64(), nullable=False),
         sa.CheckConstraint("(status IN ('assigned', 'running')) = (lease_expires_at IS NOT NULL)", name=op.f("ck_tasks_lease")),

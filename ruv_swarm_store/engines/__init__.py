@@ -9,7 +9,7 @@ import sqlalchemy
 from sqlalchemy.exc import ArgumentError
 
 from ruv_swarm_store.engines import ddl as ddl
-from ruv_swarm_store.engines.constructs import constant, insert_into, parameter, text_items, upsert
+from ruv_swarm_store.engines.constructs import constant, insert_into, json_member, parameter, text_items, upsert
 from ruv_swarm_store.engines.engine import Capabilities, Durability, Engine, Options
 from ruv_swarm_store.engines.executor import Executor, Scope, Trace
 from ruv_swarm_store.engines.sqlite import MemoryEngine, SQLiteEngine
@@ -26,6 +26,7 @@ __all__ = [
     "connect",
     "constant",
     "insert_into",
+    "json_member",
     "parameter",
     "text_items",
     "upsert",

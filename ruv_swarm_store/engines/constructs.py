@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Executable, Insert, Table, Text, bindparam, column, insert, literal_column, select
+from sqlalchemy import Column, ColumnElement, Executable, Insert, Table, Text, bindparam, column, insert, select
 from sqlalchemy.dialects.postgresql import insert as insert_or_update
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
@@ -23,13 +23,13 @@ def constant(column: ColumnElement[Any], value: Any) -> Any:
 
 
 def insert_into(table: Table, *columns: Column[Any], **constants: Any) -> Insert:
-    """INSERT of a value for each of `columns`, which stand in the table's order, beside constant numbers in others.
+    """INSERT of a value for each of `columns`, which stand in the table's order, beside constants in others.
 
     Without `columns`, of every column but the number the engine gives.
     """
     given = [column for column in table.c if (column in columns if columns else column is not table.autoincrement_column)]
     assert not columns or [column.name for column in columns] == [column.name for column in given], "columns are out of order"
-    fixed: dict[str, Any] = {name: literal_column(str(int(value))) for name, value in constants.items()}
+    fixed: dict[str, Any] = {name: constant(table.c[name], value) for name, value in constants.items()}
     return insert(table).values({**{column.name: bindparam(f"_{column.name}", required=False) for column in given}, **fixed})
 
 
@@ -62,6 +62,25 @@ class _Items(FunctionElement[Any]):
 @compiles(_Items, "sqlite")
 def _json_each(element: _Items, compiler: Any, **kw: Any) -> str:
     return f"json_each({compiler.process(element.clauses, **kw)})"
+
+
+class _Member(FunctionElement[Any]):
+    """The value under one key of a JSON object, where it is no list or object itself."""
+
+    name = "member"
+    inherit_cache = True
+
+
+@compiles(_Member, "sqlite")
+def _atom(element: _Member, compiler: Any, **kw: Any) -> str:
+    # A path would do, but in it a key can hold no quotation mark.
+    json, key = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"(SELECT atom FROM json_each({json}) WHERE key = {key})"
+
+
+def json_member(json: ColumnElement[Any], key: str) -> ColumnElement[Any]:
+    """The string, number or boolean under a key of a JSON object; compare it with one of those."""
+    return _Member(json, bindparam(None, key, type_=Text(), unique=True))
 
 
 def text_items(array: ColumnElement[Any]) -> ScalarSelect[Any]:

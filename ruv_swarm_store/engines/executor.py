@@ -98,10 +98,11 @@ class Prepared:
         # Values Core binds itself, such as LIMIT's, are already known; the caller's are still None.
         self._fixed = {name: value for name, value in compiled.params.items() if value is not None}
         self._pick: Callable[[Params], Sequence[Any]]
-        if len(names) > 1:
-            self._pick = itemgetter(*names)
+        if len(names) == 1:
+            only = names[0]
+            self._pick = lambda params: (params[only],)
         else:
-            self._pick = lambda params: [params[name] for name in names]
+            self._pick = itemgetter(*names) if names else lambda _: ()
 
     def bind(self, params: Params) -> Sequence[Any]:
         """The driver's positional parameters. Raises KeyError when one was not given."""

@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -54,7 +54,12 @@ class SQLiteExecutor(Executor):
         return self.raw.execute if self._trace is None else self._traced
 
     def one(self, statement: Executable, params: Params = NONE) -> Sequence[Any] | None:
-        rows = self.all(statement, params)
+        prepared = self._statements.get(statement) or self._prepare(statement)
+        values = prepared.bind(params)
+        try:
+            rows = self._execute(prepared.sql, values).fetchall()
+        except sqlite3.Error as error:
+            rows = self._again(error, prepared.sql, values).fetchall()
         return rows[0] if rows else None
 
     def all(self, statement: Executable, params: Params = NONE) -> Sequence[Sequence[Any]]:
@@ -640,8 +645,9 @@ class _Watch:
                 if version != self._version:
                     self._version = version
                     self.changed()
-        elif self._engine._writer is not None:
-            self.note(self._engine._writer)
+        else:
+            with suppress(sqlite3.ProgrammingError):  # closed just now: whoever waits learns it from its next statement
+                self.note(self._engine._writer)
         return self._count
 
     def wait(self, seen: int, seconds: float) -> bool:

@@ -1,0 +1,105 @@
+"""The engines that must keep every promise. What is special to one is said here; the tests name none."""
+
+from abc import ABC
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from ruv_swarm_store import Store
+from ruv_swarm_store.engines import Capabilities
+from sqlalchemy import Table, text
+
+
+class Database(ABC):
+    """One empty database: `open` gives stores on it, which are closed when the test ends."""
+
+    def __init__(self, directory: Path) -> None:
+        self.address = self.place(directory)
+        self._stores: list[Store] = []
+
+    def place(self, directory: Path) -> str | None:
+        raise NotImplementedError
+
+    def open(self, **options: Any) -> Store:
+        store = Store.open(self.address, **options)
+        self._stores.append(store)
+        return store
+
+    def damage(self, store: Store, table: Table, key: str, id: str, column: str, value: str) -> None:
+        """Puts into one row what the store itself would refuse."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        for store in self._stores:
+            store.close()
+
+
+class _SQLite(Database):
+    def damage(self, store: Store, table: Table, key: str, id: str, column: str, value: str) -> None:
+        with store.transaction() as work:
+            work.execute(text("PRAGMA ignore_check_constraints=ON"))
+            work.execute(text(f"UPDATE {table.name} SET {column} = :value WHERE {key} = :id"), {"value": value, "id": id})
+            work.execute(text("PRAGMA ignore_check_constraints=OFF"))
+
+
+class File(_SQLite):
+    def place(self, directory: Path) -> str | None:
+        return str(directory / "swarm.db")
+
+
+class Memory(_SQLite):
+    def place(self, directory: Path) -> str | None:
+        return None
+
+
+ENGINES: dict[str, type[Database]] = {"file": File, "memory": Memory}
+
+
+class _Capabilities:
+    known: ClassVar[dict[str, Capabilities]] = {}
+    missed: ClassVar[dict[tuple[str, str], int]] = {}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(*capabilities): what the engine must be able to do for this test")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    for (engine, capability), count in sorted(_Capabilities.missed.items()):
+        terminalreporter.write_line(f"conformance: {count} tests did not run on {engine}, which cannot do {capability}", yellow=True)
+
+
+@pytest.fixture(params=list(ENGINES))
+def new_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Database]]:
+    """Makes empty databases of one engine."""
+    kind = ENGINES[request.param]
+    made: list[Database] = []
+
+    def new() -> Database:
+        database = kind(tmp_path_factory.mktemp(request.param))
+        made.append(database)
+        return database
+
+    if request.param not in _Capabilities.known:
+        _Capabilities.known[request.param] = new().open().capabilities
+    for mark in request.node.iter_markers("needs"):
+        for capability in mark.args:
+            if not getattr(_Capabilities.known[request.param], capability):
+                key = (request.param, capability)
+                _Capabilities.missed[key] = _Capabilities.missed.get(key, 0) + 1
+                pytest.skip(f"the {request.param} engine cannot do {capability}")
+    yield new
+    for database in made:
+        database.close()
+
+
+@pytest.fixture
+def database(new_database: Callable[[], Database]) -> Database:
+    return new_database()
+
+
+@pytest.fixture
+def store(database: Database, clock: Any) -> Store:
+    """A store whose clock stands still until told."""
+    return database.open(clock=clock)

@@ -1,0 +1,76 @@
+"""What every test may use: a clock that is set by hand, other processes, and bounded Hypothesis profiles."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import ruv_swarm_store
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).resolve().parent.parent
+LIBRARY = Path(ruv_swarm_store.__file__).resolve().parent.parent
+PROGRAMS = Path(__file__).resolve().parent / "programs"
+if str(PROGRAMS) not in sys.path:
+    sys.path.insert(0, str(PROGRAMS))  # what runs in other processes must be importable there by the same name
+
+# `ci` gives the same examples every time; HYPOTHESIS_PROFILE=deep looks for new ones.
+settings.register_profile("ci", derandomize=True, deadline=None, max_examples=60, stateful_step_count=40, print_blob=True)
+settings.register_profile(
+    "deep", deadline=None, max_examples=2_000, stateful_step_count=80, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+class Clock:
+    """Milliseconds since the epoch, moving only when told."""
+
+    def __init__(self, now: int = 1_800_000_000_000) -> None:
+        self.now = now
+
+    def __call__(self) -> int:
+        return self.now
+
+    def advance(self, seconds: float = 0, *, ms: int = 0) -> int:
+        self.now += round(seconds * 1000) + ms
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def checkout() -> Path:
+    """The top of the source tree."""
+    return ROOT
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    """Environment variables with which a Python started elsewhere imports the same library."""
+    path = os.pathsep.join([str(LIBRARY), str(PROGRAMS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "error"}
+
+
+@pytest.fixture
+def python(environment: dict[str, str], tmp_path: Path) -> Callable[..., str]:
+    """Runs a piece of Python in a process of its own; returns what it printed."""
+
+    def run(code: str, *arguments: object, code_expected: int = 0) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == code_expected, done.stdout + done.stderr
+        return done.stdout
+
+    return run
