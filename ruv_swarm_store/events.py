@@ -95,11 +95,11 @@ class Events(Repository[Event]):
         kind = codec.text(type, "aggregate type")
         codec.integer(expected_version, "expected_version", ANY)
         checked = [_check(event) for event in events]
+        if len(checked) == 1 and checked[0][3] is None and (added := self._append_one(stream, kind, checked[0], expected_version)):
+            return added
         named = [id for *_, id in checked if id is not None]
         if len(set(named)) < len(named):
             raise InvalidValue("two of the events carry the same id", hint="Give each event its own id, or none")
-        if len(checked) == 1 and not named and (added := self._append_one(stream, kind, checked[0], expected_version)):
-            return added
         with self._scope.transaction() as run:
             version = self._version(run, stream, kind)
             if named and self._is_repetition(run, stream, kind, named, len(checked)):
