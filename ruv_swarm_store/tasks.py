@@ -374,20 +374,21 @@ class Tasks(Repository[Task]):
         Woken by commits of this and other processes and by tasks coming due. Whoever waits also returns expired leases to
         the queue, as `rescue` does. Raises `StoreError` inside a transaction.
         """
+        who, wanted = _agent_id(agent), _types(types)
         deadline = None if timeout is None else time.monotonic() + duration(timeout, "timeout") / 1000
-        wanted = _types(types)
         while True:
             seen = self._scope.changes()
             self.rescue()
-            if (task := self.claim(agent, types=wanted, lease=lease)) is not None:
+            # Looking first keeps those who wait in vain away from the write lock.
+            with self._scope.read() as run:
+                ready, due, now = self._anything(run, who), (run.one(_NEXT_DUE) or [None])[0], run.now
+            if ready and (task := self.claim(who, types=wanted, lease=lease)) is not None:
                 return task
             pause = LONGEST_PAUSE if deadline is None else min(LONGEST_PAUSE, deadline - time.monotonic())
-            with self._scope.read() as run:
-                due, now = (run.one(_NEXT_DUE) or [None])[0], run.now
-            if due is not None:
-                pause = min(pause, max(due - now, 1) / 1000)
             if pause <= 0:
                 return None
+            if due is not None:
+                pause = min(pause, max(due - now, 1) / 1000)
             self._scope.wait(seen, pause)
 
     # Under a lease
