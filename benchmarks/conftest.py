@@ -27,7 +27,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="module")
 def rows(request: pytest.FixtureRequest) -> int:
     """How full the tables are."""
-    return int(request.config.getoption("--rows"))
+    given: Any = request.config.getoption("--rows")
+    return int(given)
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def compare(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., flo
     """
 
     def run(ours: Job, floor: Job, *, operations: int, floor_is: str) -> float:
-        rounds = int(request.config.getoption("--rounds"))
+        rounds: Any = request.config.getoption("--rounds")
         floors: list[float] = []
 
         def time_floor() -> None:

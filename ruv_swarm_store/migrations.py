@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from sqlalchemy import Connection, Text, column, delete, insert, select, table
@@ -149,9 +149,8 @@ def _configured(engine: Engine) -> Iterator[Config]:
 def record(connection: Connection, step: MigrationInfo, applied_at: int) -> None:
     """Writes one applied or undone revision into `schema_migrations`."""
     by_id = {revision.id: revision for revision in available()}
-    revisions: tuple[Any, ...] = step.up_revisions if step.is_upgrade else step.down_revisions
-    for script in revisions:
-        revision = by_id[script.revision]
+    for id in step.up_revision_ids:
+        revision = by_id[id]
         if step.is_upgrade:
             connection.execute(
                 insert(schema.schema_migrations).values(

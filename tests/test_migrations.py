@@ -1,0 +1,329 @@
+"""The schema has one history: fresh, upgraded and described are the same, and what is applied is never edited."""
+
+import json
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ruv_swarm_store import Store, engines, migrations, schema
+from ruv_swarm_store.engines import Engine, Options
+from ruv_swarm_store.errors import SchemaMismatch, StoreError
+
+
+def split(body: str) -> list[str]:
+    """The parts of a CREATE TABLE's body, at its outermost commas."""
+    parts, depth, quoted, start = [], 0, False, 0
+    for index, letter in enumerate(body):
+        quoted ^= letter == "'"
+        depth += {"(": 1, ")": -1}.get(letter, 0) if not quoted else 0
+        if letter == "," and depth == 0 and not quoted:
+            parts.append(body[start:index])
+            start = index + 1
+    return [*parts, body[start:]]
+
+
+def normal(sql: str) -> str:
+    """DDL with white space folded and table constraints, whose order means nothing, sorted behind the columns."""
+    sql = " ".join(sql.replace('"', "").split())
+    if not (table := re.fullmatch(r"(CREATE TABLE \w+) ?\((.*)\)(.*)", sql)):
+        return sql
+    parts = [part.strip() for part in split(table[2])]
+    constraints = sorted(part for part in parts if part.startswith(("CONSTRAINT", "CHECK", "UNIQUE", "FOREIGN", "PRIMARY")))
+    columns = [part for part in parts if part not in constraints]
+    return f"{table[1]} ({', '.join(columns + constraints)}){table[3].rstrip()}"
+
+
+def ddl(path: Path) -> dict[str, str]:
+    """The whole schema of a database file, normalised; Alembic's own table is none of ours."""
+    connection = sqlite3.connect(path)
+    try:
+        rows = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT IN ('alembic_version')")
+        return {name: normal(sql) for name, sql in rows if not name.startswith("sqlite_")}
+    finally:
+        connection.close()
+
+
+def opened(path: Path) -> Engine:
+    return engines.connect(path, Options())
+
+
+@pytest.fixture
+def described(tmp_path: Path) -> Path:
+    """A database made by `create_all`."""
+    path = tmp_path / "described.db"
+    engine = opened(path)
+    with engine.migration() as connection:
+        schema.metadata.create_all(connection)
+    engine.close()
+    return path
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Path:
+    """A database made by opening a store."""
+    path = tmp_path / "fresh.db"
+    Store.open(path).close()
+    return path
+
+
+@pytest.fixture
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The migration scripts, copied to where a test may change them."""
+    copy = tmp_path / "alembic"
+    shutil.copytree(migrations.scripts(), copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(migrations, "_PACKAGED", copy)
+    return copy
+
+
+def revision(scripts: Path, number: int, name: str, upgrade: str, downgrade: str = "pass") -> str:
+    """Adds a revision to copied scripts."""
+    path = scripts / "versions" / f"{number:04}_{name}.py"
+    path.write_text(
+        f'''
+import sqlalchemy as sa
+from alembic import op
+
+revision = "{number:04}"
+down_revision = "{number - 1:04}"
+
+
+def upgrade():
+    {upgrade}
+
+
+def downgrade():
+    {downgrade}
+'''
+    )
+    return f"{number:04}"
+
+
+def test_fresh_and_described_schemas_are_the_same(fresh: Path, described: Path) -> None:
+    assert ddl(fresh) == ddl(described)
+
+
+def test_an_upgraded_schema_is_the_same(tmp_path: Path, described: Path) -> None:
+    path = tmp_path / "upgraded.db"
+    engine = opened(path)
+    for target in [known.id for known in migrations.available()]:
+        migrations.upgrade(engine, target)
+    migrations.downgrade(engine, "-1")
+    migrations.upgrade(engine)
+    engine.close()
+    assert ddl(path) == ddl(described)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DROP INDEX ix_tasks_ready; CREATE INDEX ix_tasks_ready ON tasks (priority, position) WHERE status = 'pending'",
+        "DROP INDEX ix_tasks_ready; CREATE INDEX ix_tasks_ready ON tasks (priority DESC, position) WHERE status = 'blocked'",
+        "DROP TRIGGER events_no_update",
+        "ALTER TABLE agents ADD COLUMN more TEXT",
+        "DROP TABLE message_cursors",
+    ],
+)
+def test_the_comparison_notices(fresh: Path, described: Path, change: str) -> None:
+    connection = sqlite3.connect(fresh)
+    connection.executescript(change)
+    connection.close()
+    assert ddl(fresh) != ddl(described)
+
+
+def test_a_changed_check_is_noticed() -> None:
+    one = "CREATE TABLE t (a INTEGER, b TEXT, CONSTRAINT x CHECK (a IN (1, 2)), CONSTRAINT y UNIQUE (b)) STRICT"
+    reordered = "CREATE TABLE t (a INTEGER,\n b TEXT, CONSTRAINT y UNIQUE (b), CONSTRAINT x CHECK (a IN (1, 2))) STRICT"
+    assert normal(one) == normal(reordered)
+    assert normal(one) != normal(one.replace("(1, 2)", "(1, 3)"))
+    assert normal(one) != normal("CREATE TABLE t (b TEXT, a INTEGER, CONSTRAINT x CHECK (a IN (1, 2)), CONSTRAINT y UNIQUE (b)) STRICT")
+
+
+def test_what_is_applied_is_on_record(fresh: Path) -> None:
+    engine = opened(fresh)
+    recorded = migrations.history(engine)
+    engine.close()
+    assert [applied.id for applied in recorded] == [known.id for known in migrations.available()]
+    assert recorded[-1].id == schema.REVISION
+    assert all(applied.applied_at for applied in recorded)
+    [(version, name, checksum)] = sqlite3.connect(fresh).execute("SELECT version, name, checksum FROM schema_migrations").fetchall()
+    assert (version, name, checksum) == (1, "initial", migrations.available()[0].checksum)
+
+
+def test_everything_can_be_taken_down_and_put_up_again(fresh: Path) -> None:
+    engine = opened(fresh)
+    migrations.downgrade(engine, "base")
+    assert migrations.current(engine) is None
+    assert engine.tables() - {"sqlite_sequence"} == {"alembic_version"}
+    migrations.upgrade(engine)
+    assert migrations.current(engine) == schema.REVISION
+    engine.close()
+
+
+def test_data_survives_a_newer_revision_down_and_up(fresh: Path, copied: Path) -> None:
+    with Store.open(fresh) as store:
+        agent = store.agents.register("a", name="n")
+    revision(copied, 2, "more", 'op.add_column("agents", sa.Column("more", sa.Text()))', 'op.drop_column("agents", "more")')
+    engine = opened(fresh)
+    migrations.upgrade(engine)
+    assert migrations.current(engine) == "0002"
+    migrations.downgrade(engine, "-1")
+    migrations.upgrade(engine)
+    migrations.downgrade(engine, "0001")
+    engine.close()
+    with Store.open(fresh) as store:
+        assert store.agents.find_all() == [agent]
+
+
+def test_rebuilding_a_parent_table_keeps_its_children(fresh: Path, copied: Path) -> None:
+    with Store.open(fresh) as store:
+        agents = [store.agents.register("a") for _ in range(100)]
+        group = store.groups.create("g")
+        for agent in agents:
+            store.groups.join(group, agent)  # ON DELETE CASCADE from agents
+            store.tasks.enqueue("t")
+            store.tasks.claim(agent)
+    rebuild = 'with op.batch_alter_table("agents", recreate="always") as table: table.add_column(sa.Column("more", sa.Text()))'
+    revision(copied, 2, "rebuild", rebuild)
+    engine = opened(fresh)
+    migrations.upgrade(engine)
+    assert engine.check() == []
+    engine.close()
+    connection = sqlite3.connect(fresh)
+    assert connection.execute("SELECT count(*) FROM agent_group_members").fetchone() == (100,)
+    assert connection.execute("SELECT count(*) FROM tasks WHERE agent_id IS NOT NULL").fetchone() == (100,)
+    assert "more" in [name for _, name, *_ in connection.execute("PRAGMA table_info(agents)")]
+    connection.close()
+
+
+def test_a_revision_that_fails_leaves_nothing_behind(fresh: Path, copied: Path) -> None:
+    before = ddl(fresh)
+    revision(copied, 2, "broken", 'op.create_table("half", sa.Column("x", sa.Text())); op.execute("SELECT nonsense FROM nowhere")')
+    engine = opened(fresh)
+    with pytest.raises(Exception, match="nowhere"):
+        migrations.upgrade(engine)
+    assert migrations.current(engine) == "0001"
+    engine.close()
+    assert ddl(fresh) == before
+    assert sqlite3.connect(fresh).execute("SELECT count(*) FROM schema_migrations").fetchone() == (1,)
+
+
+def test_a_revision_that_leaves_dangling_references_is_rolled_back(fresh: Path, copied: Path) -> None:
+    with Store.open(fresh) as store:
+        agent = store.agents.register("a")
+        store.groups.join(store.groups.create("g"), agent)
+    revision(copied, 2, "orphans", 'op.execute("DELETE FROM agents")')
+    engine = opened(fresh)
+    with pytest.raises(StoreError, match="dangling"):
+        migrations.upgrade(engine)
+    engine.close()
+    with Store.open(fresh, migrate=False) as store:
+        assert store.agents.exists(agent)
+
+
+def test_an_edited_revision_is_refused(fresh: Path, copied: Path) -> None:
+    script = copied / "versions" / "0001_initial.py"
+    script.write_text(script.read_text() + "# a harmless remark\n")
+    with pytest.raises(SchemaMismatch, match=r"0001.*edited") as caught:
+        Store.open(fresh)
+    assert caught.value.data == {"revision": "0001"}
+    with pytest.raises(SchemaMismatch, match="edited"):
+        Store.open(fresh, read_only=True)
+
+
+def test_line_endings_are_no_edit(fresh: Path, copied: Path) -> None:
+    script = copied / "versions" / "0001_initial.py"
+    script.write_bytes(script.read_bytes().replace(b"\n", b"\r\n"))
+    Store.open(fresh).close()
+
+
+@pytest.mark.parametrize("newer", ["0099", "deadbeef"])
+def test_a_newer_database_is_refused(fresh: Path, newer: str) -> None:
+    connection = sqlite3.connect(fresh)
+    connection.execute("UPDATE alembic_version SET version_num = ?", (newer,))
+    connection.commit()
+    connection.close()
+    before = fresh.read_bytes()
+    with pytest.raises(SchemaMismatch, match=rf"{newer}.*Upgrade ruv-swarm-store") as caught:
+        Store.open(fresh)
+    assert caught.value.data == {"actual": newer, "expected": schema.REVISION}
+    assert fresh.read_bytes() == before
+
+
+def test_without_migrate_a_schema_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "empty.db"
+    sqlite3.connect(path).close()
+    with pytest.raises(SchemaMismatch, match="ruv-swarm upgrade"):
+        Store.open(path, migrate=False)
+    engine = opened(path)
+    assert not engine.tables()
+    engine.close()
+
+
+def test_opening_a_current_store_does_not_import_alembic(fresh: Path, python: Callable[..., str]) -> None:
+    code = "import sys; from ruv_swarm_store import Store; Store.open(sys.argv[1]).close(); print('alembic' in sys.modules)"
+    assert python(code, str(fresh)).strip() == "False"
+    assert python(code, str(fresh.with_name("new.db"))).strip() == "True"
+
+
+def alembic(where: Path, environment: dict[str, str], *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "alembic", *arguments], cwd=where, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, checkout: Path) -> Path:
+    """A checkout to work in: the project file and the scripts."""
+    where = tmp_path / "checkout"
+    where.mkdir()
+    shutil.copytree(checkout / "alembic", where / "alembic", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(checkout / "pyproject.toml", where)
+    return where
+
+
+def test_the_alembic_command_works_from_a_checkout(workplace: Path, environment: dict[str, str], described: Path) -> None:
+    alembic(workplace, environment, "upgrade", "head")
+    assert ddl(workplace / "swarm.db") == ddl(described)
+    assert f"{schema.REVISION} (head)" in alembic(workplace, environment, "current")
+    with Store.open(workplace / "swarm.db", migrate=False) as store:
+        assert store.agents.count() == 0
+    alembic(workplace, environment, "downgrade", "base")
+    other = workplace / "other.db"
+    alembic(workplace, environment, "-x", f"url={other}", "upgrade", "head")
+    assert ddl(other) == ddl(described)
+
+
+def test_autogenerate_finds_nothing_on_a_fresh_head(workplace: Path, environment: dict[str, str]) -> None:
+    alembic(workplace, environment, "upgrade", "head")
+    alembic(workplace, environment, "revision", "--autogenerate", "-m", "what changes")
+    script = (workplace / "alembic" / "versions" / "0002_what_changes.py").read_text()
+    for direction in ("upgrade", "downgrade"):
+        body = script.split(f"def {direction}() -> None:\n")[1].split("def ")[0]
+        statements = [line.strip() for line in body.splitlines() if line.strip() and not line.strip().startswith("#")]
+        assert statements == ["pass"]
+
+
+def test_autogenerate_finds_a_change(workplace: Path, environment: dict[str, str]) -> None:
+    alembic(workplace, environment, "upgrade", "head")
+    connection = sqlite3.connect(workplace / "swarm.db")
+    connection.execute("DROP TABLE message_cursors")
+    connection.close()
+    alembic(workplace, environment, "revision", "--autogenerate", "-m", "what changes")
+    assert "op.create_table" in (workplace / "alembic" / "versions" / "0002_what_changes.py").read_text()
+
+
+def test_the_history_can_be_told(python: Callable[..., str], fresh: Path) -> None:
+    code = (
+        "import json, sys; from ruv_swarm_store import engines, migrations; "
+        "engine = engines.connect(sys.argv[1], engines.Options()); "
+        "print(json.dumps([[r.id, r.name, r.version] for r in migrations.history(engine)])); engine.close()"
+    )
+    assert json.loads(python(code, str(fresh))) == [["0001", "initial", 1]]
