@@ -1,0 +1,371 @@
+"""The commands of `ruv-swarm`."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from sqlalchemy import func, select
+from typer.core import TyperGroup
+
+from ruv_swarm_store import migrations, schema
+from ruv_swarm_store.cli.output import compact, console, counted, instant, print_json, print_table, say, span
+from ruv_swarm_store.engines import Engine, Options, connect
+from ruv_swarm_store.entities import AgentStatus, Event, Task, TaskStatus
+from ruv_swarm_store.errors import NotFound, StoreError
+from ruv_swarm_store.schema import LEASED
+from ruv_swarm_store.store import Store
+
+_DISTRIBUTION = "ruv-swarm-store"
+
+_a, _t, _e = schema.agents.c, schema.tasks.c, schema.events.c
+
+
+class _Commands(TyperGroup):
+    """Says in a line what went wrong with a store, where a traceback would take fifty."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except StoreError as error:
+            typer.echo(f"Error: {error.message}", err=True)
+            if error.hint:
+                typer.echo(error.hint, err=True)
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Look into a swarm's store, bring its schema up to date, or see a swarm at work: ruv-swarm demo",
+)
+
+Address = Annotated[str, typer.Option("--store", "-s", envvar="RUV_SWARM_STORE", metavar="PATH|URL", help="The store.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Limit = Annotated[int, typer.Option("--limit", "-n", min=1, metavar="N", help="Print at most so many.")]
+
+SWARM = "swarm.db"
+DEMO = "ruv-swarm-demo.db"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            say(f"ruv-swarm {version(_DISTRIBUTION)}")
+        except PackageNotFoundError:
+            say("ruv-swarm (not installed)")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")] = False,
+) -> None:
+    pass
+
+
+# --- a swarm at work ---------------------------------------------------------------------------------------------------
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@app.command()
+def demo(
+    path: Annotated[
+        Path | None,
+        typer.Argument(
+            exists=True, file_okay=False, resolve_path=True, show_default=False, help="The tree; without, Python's own library."
+        ),
+    ] = None,
+    store: Annotated[str, typer.Option("--store", "-s", metavar="PATH|URL", help="Where the run is kept.")] = DEMO,
+    workers: Annotated[
+        int | None, typer.Option("--workers", "-w", min=1, show_default=False, help="Worker processes; without, one a processor, 2 to 4.")
+    ] = None,
+    pace: Annotated[float, typer.Option(min=0.0, metavar="SECONDS", help="Slow down each file, to watch or to kill workers.")] = 0.0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget earlier runs, finished or not.")] = False,
+) -> None:
+    """Let a swarm of processes index a tree of Python source.
+
+    Kill any worker, or all of them, or stop with Ctrl-C:
+    the same command goes on from there.
+
+    The report is printed once its totals have been found
+    equal to those of a plain recount.
+    """
+    import sysconfig
+
+    from ruv_swarm_store.demo.coordinator import Stopped, conduct
+    from ruv_swarm_store.demo.display import display_on
+    from ruv_swarm_store.demo.report import report
+
+    tree = path or Path(sysconfig.get_path("stdlib")).resolve()
+    out = console()
+    ended = conduct(
+        store,
+        str(tree),
+        workers=workers or max(2, min(4, _processors())),
+        slowdown=pace,
+        fresh=fresh,
+        display=display_on(out),
+    )
+    if isinstance(ended, Stopped):
+        again = ["ruv-swarm", "demo", *([str(path)] if path else []), *(["-s", store] if store != DEMO else [])]
+        say(f"Stopped after {ended.files:,} of {ended.known:,} known files. To go on from there: {shlex.join(again)}")
+        raise typer.Exit(128 + ended.signal)
+    report(ended, out, shlex.join(["ruv-swarm", "status", "-s", store]))
+
+
+# --- what a store holds ------------------------------------------------------------------------------------------------
+
+
+def _insist(address: str) -> None:
+    """Raises `NotFound` for a path at which there is nothing: looking at a store never creates one."""
+    if "://" not in address and not Path(address).exists():
+        raise NotFound(f"there is no store at {address}", hint="Name one with --store or RUV_SWARM_STORE; `ruv-swarm upgrade` creates it")
+
+
+def _look_into(address: str) -> Store:
+    _insist(address)
+    return Store.open(address, read_only=True)
+
+
+@app.command()
+def status(store: Address = SWARM, json: AsJson = False) -> None:
+    """Show the agents, the queue and how fast it moves."""
+    with _look_into(store) as found:
+        stats = found.tasks.stats()
+        by_status = dict(map(tuple, found.execute(select(_a.status, func.count()).group_by(_a.status))))
+        agents = found.agents.where(_a.status != AgentStatus.TERMINATED).order_by(_a.created_at.asc(), _a.id.asc()).all()
+        holding = select(_t.agent_id, func.count()).where(_t.status.in_(LEASED)).group_by(_t.agent_id)
+        held = dict(map(tuple, found.execute(holding)))
+        events, messages = found.events.last_position(), found.messages.count()
+        address = found.address
+    if json:
+        print_json(
+            {
+                "store": address,
+                "revision": schema.REVISION,
+                "agents": by_status,
+                "tasks": stats.counts,
+                "oldest_ready": stats.oldest_ready,
+                "completed_per_second": stats.completed_per_second,
+                "events": events,
+                "messages": messages,
+            }
+        )
+        return
+    now = time.time_ns() // 1_000_000
+    say(f"{address} at revision {schema.REVISION}: {counted(events, 'event')}, {counted(messages, 'message')}")
+    waiting = "none is ready" if stats.oldest_ready is None else f"the longest ready one has waited for {span(now - stats.oldest_ready)}"
+    say(f"{stats.completed_per_second:.1f} tasks completed a second over the last minute, {waiting}")
+    gone = by_status.get(AgentStatus.TERMINATED, 0)
+    say(f"{counted(len(agents), 'agent')}{f', and {gone:,} terminated' if gone else ''}")
+    if agents:
+        say("")
+        print_table(
+            ("agent", "type", "status", "tasks", "heartbeat"),
+            [
+                (agent.name or agent.id, agent.type, agent.status, held.get(agent.id, 0), f"{span(now - agent.last_heartbeat)} ago")
+                for agent in agents
+            ],
+            numbers=("tasks", "heartbeat"),
+        )
+    if stats.counts:
+        statuses = [state for state in TaskStatus if any(state in counts for counts in stats.counts.values())]
+        say("")
+        print_table(
+            ("tasks", *statuses),
+            [(type, *(f"{counts.get(state, 0):,}" for state in statuses)) for type, counts in sorted(stats.counts.items())],
+            numbers=statuses,
+        )
+
+
+@app.command()
+def tasks(
+    store: Address = SWARM,
+    status: Annotated[list[TaskStatus] | None, typer.Option(show_default=False, help="Only those; can be repeated.")] = None,
+    type: Annotated[list[str] | None, typer.Option(show_default=False, help="Only those; can be repeated.")] = None,
+    limit: Limit = 50,
+    json: AsJson = False,
+) -> None:
+    """List tasks, the latest first."""
+    with _look_into(store) as found:
+        query = found.tasks.query()
+        if status:
+            query = query.where(_t.status.in_(status))
+        if type:
+            query = query.where(_t.type.in_(type))
+        listed: list[Task] = query.order_by(_t.position.desc()).limit(limit).all()
+        names = {agent.id: agent.name for agent in found.agents.find_many({task.agent_id for task in listed if task.agent_id})}
+    if json:
+        print_json(listed)
+        return
+    print_table(
+        ("id", "type", "status", "priority", "retries", "agent", "created", "error", "payload"),
+        [
+            (
+                task.id,
+                task.type,
+                task.status,
+                task.priority,
+                task.retry_count,
+                task.agent_id and (names.get(task.agent_id) or task.agent_id),
+                instant(task.created_at),
+                task.error_message,
+                compact(task.payload),
+            )
+            for task in listed
+        ],
+        numbers=("priority", "retries"),
+        long="payload",
+        spare=("error", "created", "priority", "agent", "retries", "type"),
+    )
+
+
+@app.command()
+def events(
+    store: Address = SWARM,
+    aggregate: Annotated[str | None, typer.Option(show_default=False, metavar="ID", help="Only of this aggregate.")] = None,
+    type: Annotated[list[str] | None, typer.Option(show_default=False, help="Only of this type of event; can be repeated.")] = None,
+    after: Annotated[
+        int | None, typer.Option(min=0, show_default=False, metavar="POSITION", help="From the first one after it; without, the last ones.")
+    ] = None,
+    limit: Limit = 50,
+    json: AsJson = False,
+) -> None:
+    """List events in their order."""
+    with _look_into(store) as found:
+        query = found.events.query()
+        if aggregate is not None:
+            query = query.where(_e.aggregate_id == aggregate)
+        if type:
+            query = query.where(_e.event_type.in_(type))
+        listed: list[Event]
+        if after is not None:
+            listed = query.where(_e.position > after).order_by(_e.position.asc()).limit(limit).all()
+        else:
+            listed = query.order_by(_e.position.desc()).limit(limit).all()[::-1]
+    if json:
+        print_json(listed)
+        return
+    print_table(
+        ("position", "time", "stream", "aggregate", "number", "event", "data"),
+        [
+            (
+                event.position,
+                instant(event.timestamp),
+                event.aggregate_type,
+                event.aggregate_id,
+                event.sequence_number,
+                event.event_type,
+                compact(event.event_data),
+            )
+            for event in listed
+        ],
+        numbers=("position", "number"),
+        long="data",
+        spare=("number", "stream", "time"),
+    )
+
+
+# --- its schema ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _engine(address: str, *, read_only: bool = False) -> Iterator[Engine]:
+    engine = connect(address, Options(read_only=read_only))
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+@contextmanager
+def _revisions() -> Iterator[None]:
+    """A revision that Alembic does not know is an error like any other."""
+    from alembic.util import CommandError
+
+    try:
+        yield
+    except CommandError as error:
+        raise NotFound(str(error), hint="`ruv-swarm history` lists the revisions") from error
+
+
+def _name(revision: str | None) -> str:
+    return revision or "base"
+
+
+@app.command()
+def upgrade(
+    revision: Annotated[str, typer.Argument(help="Up to which one.")] = "head",
+    store: Address = SWARM,
+) -> None:
+    """Bring the schema up to date, creating the store where there is none."""
+    with _engine(store) as engine, _revisions():
+        before = migrations.current(engine)
+        migrations.upgrade(engine, revision)
+        after = migrations.current(engine)
+        say(f"{engine.name} {'is' if before == after else f'went from {_name(before)}'} {'at' if before == after else 'to'} {_name(after)}")
+
+
+@app.command(context_settings={"ignore_unknown_options": True})  # -1 is a revision
+def downgrade(
+    revision: Annotated[str, typer.Argument(help="Down to which one; -1 takes back one, base all.")],
+    store: Address = SWARM,
+) -> None:
+    """Take revisions back, and with them what was stored in the tables and columns they brought."""
+    _insist(store)
+    with _engine(store) as engine, _revisions():
+        before = migrations.current(engine)
+        migrations.downgrade(engine, revision)
+        say(f"{engine.name} went from {_name(before)} to {_name(migrations.current(engine))}")
+
+
+@app.command()
+def current(store: Address = SWARM) -> None:
+    """Show the revision the schema is at."""
+    _insist(store)
+    with _engine(store, read_only=True) as engine:
+        at = migrations.current(engine)
+    say(f"{_name(at)}{' (head)' if at == schema.REVISION else ''}")
+
+
+@app.command()
+def history(store: Address = SWARM, json: AsJson = False) -> None:
+    """List the schema's revisions and when they were applied here."""
+    _insist(store)
+    with _engine(store, read_only=True) as engine:
+        revisions = migrations.history(engine)
+    if json:
+        print_json(revisions)
+        return
+    print_table(
+        ("revision", "name", "applied", "checksum"),
+        [(revision.id, revision.name, instant(revision.applied_at) or "no", revision.checksum[:12]) for revision in revisions],
+    )
+
+
+@app.command()
+def check(store: Address = SWARM) -> None:
+    """Check that the store is whole: its revision, the history of its schema, its tables and references."""
+    _insist(store)
+    with _engine(store, read_only=True) as engine:
+        migrations.verify(engine)
+        wrong = engine.check()
+        if (at := migrations.current(engine)) != schema.REVISION:
+            wrong.append(f"the schema is at {_name(at)}, and this release works with {schema.REVISION}: run ruv-swarm upgrade")
+        if wrong:
+            for line in wrong:
+                typer.echo(f"Error: {line}", err=True)
+            raise typer.Exit(1)
+        say(f"{engine.name} is whole, at {_name(at)}")
