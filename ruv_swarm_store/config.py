@@ -99,7 +99,8 @@ class Config(Repository[ConfigEntry]):
 
     def exists(self, id: ConfigEntry | str) -> bool:
         """Whether a key is set."""
-        return self.entry(id) is not None
+        with self._scope.read() as run:
+            return run.one(_GET, {"key_": CONFIG.identity(id), "now": run.now}) is not None
 
     def set(
         self, key: str, value: Any, *, by: Agent | str | None = None, ttl: float | None = None, expires_at: Moment | None = None

@@ -183,7 +183,7 @@ class Events(Repository[Event]):
         with self._scope.read() as run:
             if types is None:
                 return EVENTS.load_all(run.all(_READ_ALL, params))
-            return EVENTS.load_all(run.all(_READ_TYPES, {**params, "types": codec.encode(list(types))}))
+            return EVENTS.load_all(run.all(_READ_TYPES, {**params, "types": codec.seal(list(types), "types")[1]}))
 
     def walk(self, *, after: int = 0, types: Sequence[str] | None = None) -> Iterator[Event]:
         """Every event above a position, in order, read in pages."""

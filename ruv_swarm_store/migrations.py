@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Text, column, delete, insert, select, table
 
 from ruv_swarm_store import schema
 from ruv_swarm_store.engines import Engine, parameter
-from ruv_swarm_store.errors import SchemaMismatch
+from ruv_swarm_store.errors import NotFound, SchemaMismatch
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -117,19 +117,17 @@ def prepare(engine: Engine, *, migrate: bool) -> None:
 
 
 def upgrade(engine: Engine, to: str = "head") -> None:
-    """Applies revisions up to `to`, in one transaction that keeps every other writer out."""
+    """Applies revisions up to `to`, in one transaction that keeps every other writer out. Raises `NotFound` for an unknown one."""
     from alembic import command
 
-    verify(engine)
     with _configured(engine) as config:
         command.upgrade(config, to)
 
 
 def downgrade(engine: Engine, to: str) -> None:
-    """Takes revisions back down to `to` (`base` for all, `-1` for the newest), in one transaction."""
+    """Takes revisions back down to `to` (`base` for all, `-1` for the newest), in one transaction. Raises as `upgrade`."""
     from alembic import command
 
-    verify(engine)
     with _configured(engine) as config:
         command.downgrade(config, to)
 
@@ -137,13 +135,18 @@ def downgrade(engine: Engine, to: str) -> None:
 @contextmanager
 def _configured(engine: Engine) -> Iterator[Config]:
     from alembic.config import Config
+    from alembic.util import CommandError
 
-    with engine.migration() as connection:
-        config = Config()
-        config.set_main_option("script_location", str(scripts()).replace("%", "%%"))
-        config.attributes["connection"] = connection
-        config.attributes["clock"] = engine.clock
-        yield config
+    verify(engine)
+    try:
+        with engine.migration() as connection:
+            config = Config()
+            config.set_main_option("script_location", str(scripts()).replace("%", "%%"))
+            config.attributes["connection"] = connection
+            config.attributes["clock"] = engine.clock
+            yield config
+    except CommandError as error:
+        raise NotFound(str(error), hint="Run `ruv-swarm history` for the revisions there are") from error
 
 
 def record(connection: Connection, step: MigrationInfo, applied_at: int) -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, TypeVarT
 
 import msgspec
 from sqlalchemy import Column, ColumnElement, Select, Table, Text, func, literal_column, select, type_coerce
-from sqlalchemy.exc import ArgumentError
 
 from ruv_swarm_store import codec, schema
 from ruv_swarm_store.engines import Scope, insert_into
@@ -154,38 +153,42 @@ class Query(Generic[E]):
     Nothing runs until `all`, `first`, `one`, `count`, `exists`, `pages` or iteration.
     """
 
-    __slots__ = ("_mapping", "_scope", "statement")
+    __slots__ = ("_limit", "_mapping", "_scope", "statement")
 
     statement: Select[*tuple[Any, ...]]
     """The SELECT as SQLAlchemy has it: the way on to joins, aggregates and the rest."""
 
-    def __init__(self, scope: Scope, mapping: Mapping[E], statement: Select[*tuple[Any, ...]] | None = None) -> None:
+    def __init__(
+        self, scope: Scope, mapping: Mapping[E], statement: Select[*tuple[Any, ...]] | None = None, limit: int | None = None
+    ) -> None:
         self._scope = scope
         self._mapping = mapping
+        self._limit = limit
         self.statement = select(*mapping.columns) if statement is None else statement
 
     def _replace(self, statement: Select[*tuple[Any, ...]]) -> Self:
-        return type(self)(self._scope, self._mapping, statement)
+        return type(self)(self._scope, self._mapping, statement, self._limit)
+
+    def _at_most(self, count: int) -> Select[*tuple[Any, ...]]:
+        return self.statement.limit(count if self._limit is None else min(count, self._limit))
 
     def where(self, *criteria: ColumnElement[bool]) -> Self:
         """Only rows for which every criterion holds. Raises `InvalidValue` for what is not a column expression."""
-        try:
-            return self._replace(self.statement.where(*criteria))
-        except ArgumentError as error:
-            raise InvalidValue(f"where takes column expressions, not {criteria!r}", hint="Write e.g. tasks.c.priority >= 7") from error
+        if not all(isinstance(criterion, ColumnElement) for criterion in criteria):
+            raise InvalidValue(f"where takes column expressions, not {criteria!r}", hint="Write e.g. tasks.c.priority >= 7")
+        return self._replace(self.statement.where(*criteria))
 
     def order_by(self, *columns: ColumnElement[Any]) -> Self:
         """Sorted by these columns, after any order given before."""
-        try:
-            return self._replace(self.statement.order_by(*columns))
-        except ArgumentError as error:
-            raise InvalidValue(f"order_by takes columns, not {columns!r}", hint="Write e.g. tasks.c.created_at.desc()") from error
+        if not all(isinstance(column, ColumnElement) for column in columns):
+            raise InvalidValue(f"order_by takes columns, not {columns!r}", hint="Write e.g. tasks.c.created_at.desc()")
+        return self._replace(self.statement.order_by(*columns))
 
     def limit(self, count: int, offset: int = 0) -> Self:
         """At most `count` rows, after leaving out `offset`."""
         codec.integer(count, "limit", 0)
         codec.integer(offset, "offset", 0)
-        return self._replace(self.statement.limit(count).offset(offset))
+        return type(self)(self._scope, self._mapping, self.statement.limit(count).offset(offset), count)
 
     def all(self, *, on_corrupt: OnCorrupt = "raise") -> list[E]:
         """Every row. Raises `CorruptRow` for one that cannot be read, unless `on_corrupt` says otherwise."""
@@ -195,11 +198,11 @@ class Query(Generic[E]):
 
     def first(self) -> E | None:
         """The first row, or None."""
-        return next(iter(self._replace(self.statement.limit(1))), None)
+        return next(iter(self._replace(self._at_most(1))), None)
 
     def one(self) -> E:
         """The only row. Raises `NotFound` when there is none and `Conflict` when there are several."""
-        found = self._replace(self.statement.limit(2)).all()
+        found = self._replace(self._at_most(2)).all()
         if len(found) == 1:
             return found[0]
         if found:
@@ -214,15 +217,19 @@ class Query(Generic[E]):
     def exists(self) -> bool:
         """Whether there is any row."""
         with self._scope.read() as run:
-            return bool(run.execute(self.statement.order_by(None).limit(1).with_only_columns(literal_column("1"))))
+            return bool(
+                run.execute(self._at_most(1).order_by(None).with_only_columns(literal_column("1"), maintain_column_froms=True))
+            )
 
     def pages(self, size: int = 100) -> Iterator[list[E]]:
         """The rows in lists of up to `size`, by ascending key, each page read on its own.
 
         Rows are found by the key of the last one, so neither depth nor concurrent writes disturb the walk: each row that
-        stays in the result is seen once.
+        stays in the result is seen once. Raises `InvalidValue` for a query with a limit.
         """
         codec.integer(size, "page size", 1)
+        if self._limit is not None:
+            raise InvalidValue("a query with a limit has no pages", hint="Leave the limit out, or use all()")
         key = self._mapping.key if self._mapping.generated is None else self._mapping.table.c[self._mapping.generated]
         page = self._replace(self.statement.order_by(None).order_by(key).limit(size))
         while found := page.all():

@@ -101,7 +101,7 @@ class Repository(Generic[E]):
     def find_many(self, ids: Iterable[str]) -> list[E]:
         """The rows with those keys, in no particular order; absent ones are left out."""
         with self._scope.read() as run:
-            rows = run.all(self.statements.find_many, {"keys": codec.encode([self.mapping.identity(id) for id in ids])})
+            rows = run.all(self.statements.find_many, {"keys": codec.seal([self.mapping.identity(id) for id in ids], "ids")[1]})
         return self.mapping.load_all(rows)
 
     def find_all(self, *, on_corrupt: OnCorrupt = "raise") -> list[E]:
@@ -193,7 +193,12 @@ class Repository(Generic[E]):
         sealed = self.mapping.seal(entity)
         params = self._params(sealed)
         with self._scope.transaction() as run:
-            row = run.one(self.statements.upsert, params)
+            if self.mapping.generated == self.mapping.key.name:  # no row is inserted under a number of the caller's
+                row = run.one(self.statements.replace, {"key": self.mapping.identity(sealed), **params})
+                if row is None:
+                    return self._insert(run, [sealed])[0]
+            else:
+                row = run.one(self.statements.upsert, params)
             assert row is not None
             stored: E = self.mapping.load(row)
             return stored

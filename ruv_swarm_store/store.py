@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import Executable, Row, Select
+from sqlalchemy import Executable, Row, SelectBase
 
 from ruv_swarm_store import engines, migrations
 from ruv_swarm_store.agents import Agents
@@ -46,14 +46,14 @@ class Repositories:
         self.config = Config(scope)
         self.events = Events(scope)
 
-    def execute(self, statement: Executable, params: Mapping[str, Any] | None = None) -> Sequence[Row[Any]]:
+    def execute(self, statement: Executable, params: Mapping[str, Any] | None = None) -> Sequence[Row[*tuple[Any, ...]]]:
         """Runs any SQLAlchemy statement and returns its rows: the way to joins, reports and your own tables.
 
         A SELECT reads; anything else runs in a transaction of its own or in the open one.
         """
         if not isinstance(statement, Executable):
             raise InvalidValue(f"{statement!r} is no statement", hint="Give a SQLAlchemy statement, such as select(...) or text(...)")
-        scope = self._scope.read() if isinstance(statement, Select) else self._scope.transaction()
+        scope = self._scope.read() if isinstance(statement, SelectBase) else self._scope.transaction()
         with scope as run:
             return run.execute(statement, params or {})
 

@@ -505,7 +505,7 @@ class Tasks(Repository[Task]):
 
     def dead(self) -> list[Task]:
         """The tasks that failed for good, oldest first."""
-        return self.where(_c.status == TaskStatus.FAILED).order_by(_c.completed_at.asc(), _c.position.asc()).all()
+        return self.where(_c.status.in_(FINAL), _c.status == TaskStatus.FAILED).order_by(_c.completed_at.asc(), _c.position.asc()).all()
 
     def failures(self, task: Task | str) -> list[TaskFailure]:
         """Why each failed attempt at a task failed, in order."""
@@ -744,4 +744,4 @@ def take_back(run: Executor, rows: Sequence[Sequence[Any]], reason: str) -> list
 
 def take_from(run: Executor, agents: Sequence[str], reason: str) -> list[Task]:
     """Takes back every task these agents hold; see `take_back`."""
-    return take_back(run, run.all(_HELD_BY, {"agents": codec.encode(list(agents))}), reason)
+    return take_back(run, run.all(_HELD_BY, {"agents": codec.seal(list(agents), "agent ids")[1]}), reason)

@@ -144,10 +144,10 @@ def status(store: Address = SWARM, json: AsJson = False) -> None:
     """Show the agents, the queue and how fast it moves."""
     with _look_into(store) as found:
         stats = found.tasks.stats()
-        by_status = dict(map(tuple, found.execute(select(_a.status, func.count()).group_by(_a.status))))
+        by_status = dict(row.tuple() for row in found.execute(select(_a.status, func.count()).group_by(_a.status)))
         agents = found.agents.where(_a.status != AgentStatus.TERMINATED).order_by(_a.created_at.asc(), _a.id.asc()).all()
         holding = select(_t.agent_id, func.count()).where(_t.status.in_(LEASED)).group_by(_t.agent_id)
-        held = dict(map(tuple, found.execute(holding)))
+        held = dict(row.tuple() for row in found.execute(holding))
         events, messages = found.events.last_position(), found.messages.count()
         address = found.address
     if json:
@@ -290,17 +290,6 @@ def _engine(address: str, *, read_only: bool = False) -> Iterator[Engine]:
         engine.close()
 
 
-@contextmanager
-def _revisions() -> Iterator[None]:
-    """A revision that Alembic does not know is an error like any other."""
-    from alembic.util import CommandError
-
-    try:
-        yield
-    except CommandError as error:
-        raise NotFound(str(error), hint="`ruv-swarm history` lists the revisions") from error
-
-
 def _name(revision: str | None) -> str:
     return revision or "base"
 
@@ -311,7 +300,7 @@ def upgrade(
     store: Address = SWARM,
 ) -> None:
     """Bring the schema up to date, creating the store where there is none."""
-    with _engine(store) as engine, _revisions():
+    with _engine(store) as engine:
         before = migrations.current(engine)
         migrations.upgrade(engine, revision)
         after = migrations.current(engine)
@@ -325,7 +314,7 @@ def downgrade(
 ) -> None:
     """Take revisions back, and with them what was stored in the tables and columns they brought."""
     _insist(store)
-    with _engine(store) as engine, _revisions():
+    with _engine(store) as engine:
         before = migrations.current(engine)
         migrations.downgrade(engine, revision)
         say(f"{engine.name} went from {_name(before)} to {_name(migrations.current(engine))}")

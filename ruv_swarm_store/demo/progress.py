@@ -62,7 +62,7 @@ def look(store: Store, run: Run) -> Progress:
     counted = select(_t.type, _t.status, func.count()).where(_t.type.in_(TYPES)).group_by(_t.type, _t.status)
     # Not the run's own condition, but two that are answered from an index each, however many tasks there are.
     parts = (counted.where(_t.status.in_(OPEN)), counted.where(_t.status.in_(FINAL), _t.completed_at >= run.began))
-    for type, status, count in map(tuple, store.execute(union_all(*parts))):
+    for type, status, count in store.execute(union_all(*parts)):
         counts.setdefault(type, {})[status] = count
     failed = select(func.count()).where(schema.task_failures.c.failed_at >= run.began)
     return Progress(counts, _workers(store), store.execute(failed)[0][0])
@@ -73,7 +73,7 @@ def _workers(store: Store) -> list[AtWork]:
     leased = {task.agent_id: task for task in store.tasks.where(_t.status.in_(LEASED), _t.type.in_(TYPES))}
     ids = [agent.id for agent in agents]
     had = select(_t.agent_id, func.count()).where(_t.agent_id.in_(ids)).group_by(_t.agent_id)
-    held = dict(map(tuple, store.execute(had)))
+    held = dict(row.tuple() for row in store.execute(had))
     now = time.time() * 1000
     return [
         AtWork(

@@ -104,7 +104,7 @@ class Run:
             .group_by(_t.id)
             .having(times != 1)
         )
-        return found + [f"task {id} was indexed {count} times" for id, count in map(tuple, self._store.execute(odd))]
+        return found + [f"task {id} was indexed {count} times" for id, count in self._store.execute(odd)]
 
     def effort(self) -> Effort:
         """What the run has taken so far."""

@@ -52,7 +52,7 @@ class Executor(ABC):
         """Inserts rows in order; returns the number of the first, the others' follow without gaps."""
 
     @abstractmethod
-    def execute(self, statement: Executable, params: Params = NONE) -> Sequence[Row[Any]]:
+    def execute(self, statement: Executable, params: Params = NONE) -> Sequence[Row[*tuple[Any, ...]]]:
         """Runs any SQLAlchemy statement with its bind and result types; the rows it returns."""
 
     @abstractmethod

@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 _DIALECT = sqlite_dialect(json_serializer=codec.encode, json_deserializer=codec.decode)
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
+_REFUSED = (sqlite3.Error, UnicodeEncodeError, OverflowError)
+"""What the driver raises: its own errors, and Python's for text and numbers that it cannot hand over."""
 _POLL = 0.002
 """Seconds between two looks at other processes' commits while somebody waits."""
 
@@ -58,7 +60,7 @@ class SQLiteExecutor(Executor):
         values = prepared.bind(params)
         try:
             rows = self._execute(prepared.sql, values).fetchall()
-        except sqlite3.Error as error:
+        except _REFUSED as error:
             rows = self._again(error, prepared.sql, values).fetchall()
         return rows[0] if rows else None
 
@@ -67,7 +69,7 @@ class SQLiteExecutor(Executor):
         values = prepared.bind(params)
         try:
             return self._execute(prepared.sql, values).fetchall()
-        except sqlite3.Error as error:
+        except _REFUSED as error:
             return self._again(error, prepared.sql, values).fetchall()
 
     def run(self, statement: Executable, params: Params = NONE) -> int:
@@ -75,14 +77,14 @@ class SQLiteExecutor(Executor):
         values = prepared.bind(params)
         try:
             return self._execute(prepared.sql, values).rowcount
-        except sqlite3.Error as error:
+        except _REFUSED as error:
             return self._again(error, prepared.sql, values).rowcount
 
     def insert(self, statement: Insert, row: Sequence[Any]) -> int:
         prepared = self._statements.get(statement) or self._prepare(statement)
         try:
             return self._execute(prepared.sql, row).lastrowid or 0
-        except sqlite3.Error as error:
+        except _REFUSED as error:
             return self._again(error, prepared.sql, row).lastrowid or 0
 
     def insert_many(self, statement: Insert, rows: Sequence[Sequence[Any]]) -> int:
@@ -93,13 +95,13 @@ class SQLiteExecutor(Executor):
         try:
             self.raw.executemany(prepared.sql, rows)
             last: int = self.raw.execute("SELECT last_insert_rowid()").fetchone()[0]
-        except sqlite3.Error as error:
+        except _REFUSED as error:
             raise self._failed(error) from error
         if self._trace is not None:
             self._trace(f"{prepared.sql} -- {len(rows)} rows", time.perf_counter() - started)
         return last - len(rows) + 1
 
-    def execute(self, statement: Executable, params: Params = NONE) -> Sequence[Row[Any]]:
+    def execute(self, statement: Executable, params: Params = NONE) -> Sequence[Row[*tuple[Any, ...]]]:
         try:
             result = self.alchemy().execute(statement, dict(params))
             return result.all() if result.returns_rows else []
@@ -107,6 +109,8 @@ class SQLiteExecutor(Executor):
             if isinstance(error.orig, sqlite3.Error):
                 raise self._failed(error.orig) from error.orig
             raise
+        except _REFUSED as error:
+            raise self._failed(error) from error
         except StatementError as error:
             if isinstance(error.orig, StoreError):
                 raise error.orig from None
@@ -163,11 +167,11 @@ class SQLiteExecutor(Executor):
             assert self._trace is not None
             self._trace(sql, time.perf_counter() - started)
 
-    def _again(self, error: sqlite3.Error, sql: str, values: Sequence[Any]) -> sqlite3.Cursor:
+    def _again(self, error: Exception, sql: str, values: Sequence[Any]) -> sqlite3.Cursor:
         """Runs a statement once more where that can help; raises what its failure means where not."""
         raise self._failed(error) from error
 
-    def _failed(self, error: sqlite3.Error) -> StoreError:
+    def _failed(self, error: Exception) -> StoreError:
         """What to raise for a statement's failure."""
         return translate(error, self._timeout)
 
@@ -257,7 +261,7 @@ class Writer(SQLiteExecutor):
         hooks, self._hooks = self._hooks, []
         return hooks
 
-    def _again(self, error: sqlite3.Error, sql: str, values: Sequence[Any]) -> sqlite3.Cursor:
+    def _again(self, error: Exception, sql: str, values: Sequence[Any]) -> sqlite3.Cursor:
         """Runs a statement that starts a transaction until the database is free.
 
         SQLite's own back-off starves some writers for seconds; short, jittered waits share the lock fairly.
@@ -275,7 +279,7 @@ class Writer(SQLiteExecutor):
                 error = repeated
         raise self._failed(error) from error
 
-    def _failed(self, error: sqlite3.Error) -> StoreError:
+    def _failed(self, error: Exception) -> StoreError:
         translated = translate(error, self._timeout)
         if self.depth and not self.raw.in_transaction:
             # Some failures, a full disk for one, roll back on their own: what follows must not commit piecemeal.
@@ -372,6 +376,7 @@ class SQLiteEngine(Engine):
     def _configure(self, raw: sqlite3.Connection, *, writing: bool) -> sqlite3.Connection:
         pragmas = {
             "foreign_keys": "ON",
+            "recursive_triggers": "ON",  # so that INSERT OR REPLACE deletes no event either
             "synchronous": "FULL" if self._options.durability == "full" else "NORMAL",
             "temp_store": "MEMORY",
         }
@@ -406,7 +411,7 @@ class SQLiteEngine(Engine):
         with self.read() as run:
             assert isinstance(run, SQLiteExecutor)
             try:
-                return frozenset(name for (name,) in run.raw.execute("SELECT name FROM sqlite_master WHERE type = 'table'"))
+                return frozenset(name for (name,) in run._execute("SELECT name FROM sqlite_master WHERE type = 'table'"))
             except sqlite3.Error as error:
                 raise translate(error, self._options.timeout, self.name) from error
 
@@ -452,10 +457,10 @@ class SQLiteEngine(Engine):
         with self.read() as run:
             assert isinstance(run, SQLiteExecutor)
             try:
-                found = [line for (line,) in run.raw.execute("PRAGMA integrity_check") if line != "ok"]
+                found = [line for (line,) in run._execute("PRAGMA integrity_check") if line != "ok"]
                 found += [
                     f"{table} row {row} refers to a missing {parent}"
-                    for table, row, parent, _ in run.raw.execute("PRAGMA foreign_key_check")
+                    for table, row, parent, _ in run._execute("PRAGMA foreign_key_check")
                 ]
             except sqlite3.Error as error:
                 raise translate(error, self._options.timeout, self.name) from error
@@ -722,12 +727,14 @@ def _trace_engine(engine: sqlalchemy.Engine, trace: Trace) -> None:
         trace(statement, time.perf_counter() - started.at)
 
 
-def _is_busy(error: sqlite3.Error) -> bool:
+def _is_busy(error: Exception) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in _BUSY
 
 
-def translate(error: sqlite3.Error, timeout: float, where: str = "the database") -> StoreError:
+def translate(error: Exception, timeout: float, where: str = "the database") -> StoreError:
     """This package's error for one of the driver's, told by its code."""
+    if not isinstance(error, sqlite3.Error):
+        return InvalidValue(f"the database cannot hold a value ({error})", hint="Give text that UTF-8 can hold, and 64-bit numbers")
     name: str = getattr(error, "sqlite_errorname", "")
     code: int = getattr(error, "sqlite_errorcode", 0) & 0xFF
     match name:
