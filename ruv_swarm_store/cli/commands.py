@@ -144,10 +144,10 @@ def status(store: Address = SWARM, json: AsJson = False) -> None:
     """Show the agents, the queue and how fast it moves."""
     with _look_into(store) as found:
         stats = found.tasks.stats()
-        by_status = dict(row.tuple() for row in found.execute(select(_a.status, func.count()).group_by(_a.status)))
+        by_status = {row[0]: row[1] for row in found.execute(select(_a.status, func.count()).group_by(_a.status))}
         agents = found.agents.where(_a.status != AgentStatus.TERMINATED).order_by(_a.created_at.asc(), _a.id.asc()).all()
         holding = select(_t.agent_id, func.count()).where(_t.status.in_(LEASED)).group_by(_t.agent_id)
-        held = dict(row.tuple() for row in found.execute(holding))
+        held = {row[0]: row[1] for row in found.execute(holding)}
         events, messages = found.events.last_position(), found.messages.count()
         address = found.address
     if json:

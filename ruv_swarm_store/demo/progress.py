@@ -73,7 +73,7 @@ def _workers(store: Store) -> list[AtWork]:
     leased = {task.agent_id: task for task in store.tasks.where(_t.status.in_(LEASED), _t.type.in_(TYPES))}
     ids = [agent.id for agent in agents]
     had = select(_t.agent_id, func.count()).where(_t.agent_id.in_(ids)).group_by(_t.agent_id)
-    held = dict(row.tuple() for row in store.execute(had))
+    held = {row[0]: row[1] for row in store.execute(had)}
     now = time.time() * 1000
     return [
         AtWork(
