@@ -217,9 +217,7 @@ class Query(Generic[E]):
     def exists(self) -> bool:
         """Whether there is any row."""
         with self._scope.read() as run:
-            return bool(
-                run.execute(self._at_most(1).order_by(None).with_only_columns(literal_column("1"), maintain_column_froms=True))
-            )
+            return bool(run.execute(self._at_most(1).order_by(None).with_only_columns(literal_column("1"), maintain_column_froms=True)))
 
     def pages(self, size: int = 100) -> Iterator[list[E]]:
         """The rows in lists of up to `size`, by ascending key, each page read on its own.

@@ -1,0 +1,309 @@
+"""Driver connections that run statements: one that writes, and one that reads for each thread."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import sqlalchemy
+from sqlalchemy import Connection, Executable, Insert, Row, event
+from sqlalchemy.dialects.sqlite.pysqlite import dialect as sqlite_dialect
+from sqlalchemy.exc import DBAPIError, StatementError
+from sqlalchemy.pool import StaticPool
+
+from ruv_swarm_store import codec
+from ruv_swarm_store.engines.engine import Options
+from ruv_swarm_store.engines.executor import NONE, Executor, Params, Prepared, Trace
+from ruv_swarm_store.engines.sqlite.codes import REFUSED, is_busy, translate
+from ruv_swarm_store.errors import InvalidValue, StoreError, Unsupported
+
+_DIALECT = sqlite_dialect(json_serializer=codec.encode, json_deserializer=codec.decode)
+
+
+class SQLiteExecutor(Executor):
+    """A driver connection that runs statements."""
+
+    __slots__ = ("__weakref__", "_alchemy", "_execute", "_refusal", "_statements", "_timeout", "_trace", "raw")
+
+    def __init__(self, raw: sqlite3.Connection, statements: dict[Executable, Prepared], options: Options) -> None:
+        self.raw = raw
+        self._statements = statements
+        self._alchemy: Connection | None = None
+        self._refusal: StoreError | None = None
+        self._timeout = options.timeout
+        self._trace = options.trace
+        self._execute: Callable[..., sqlite3.Cursor] = self._plain()
+
+    def _plain(self) -> Callable[..., sqlite3.Cursor]:
+        return self.raw.execute if self._trace is None else self._traced
+
+    def one(self, statement: Executable, params: Params = NONE) -> Sequence[Any] | None:
+        prepared = self._statements.get(statement) or self._prepare(statement)
+        values = prepared.bind(params)
+        try:
+            rows = self._execute(prepared.sql, values).fetchall()
+        except REFUSED as error:
+            rows = self._again(error, prepared.sql, values).fetchall()
+        return rows[0] if rows else None
+
+    def all(self, statement: Executable, params: Params = NONE) -> Sequence[Sequence[Any]]:
+        prepared = self._statements.get(statement) or self._prepare(statement)
+        values = prepared.bind(params)
+        try:
+            return self._execute(prepared.sql, values).fetchall()
+        except REFUSED as error:
+            return self._again(error, prepared.sql, values).fetchall()
+
+    def run(self, statement: Executable, params: Params = NONE) -> int:
+        prepared = self._statements.get(statement) or self._prepare(statement)
+        values = prepared.bind(params)
+        try:
+            return self._execute(prepared.sql, values).rowcount
+        except REFUSED as error:
+            return self._again(error, prepared.sql, values).rowcount
+
+    def insert(self, statement: Insert, row: Sequence[Any]) -> int:
+        prepared = self._statements.get(statement) or self._prepare(statement)
+        try:
+            return self._execute(prepared.sql, row).lastrowid or 0
+        except REFUSED as error:
+            return self._again(error, prepared.sql, row).lastrowid or 0
+
+    def insert_many(self, statement: Insert, rows: Sequence[Sequence[Any]]) -> int:
+        prepared = self._statements.get(statement) or self._prepare(statement)
+        started = time.perf_counter()
+        if self._refusal is not None:
+            raise self._refusal
+        try:
+            self.raw.executemany(prepared.sql, rows)
+            last: int = self.raw.execute("SELECT last_insert_rowid()").fetchone()[0]
+        except REFUSED as error:
+            raise self._failed(error) from error
+        if self._trace is not None:
+            self._trace(f"{prepared.sql} -- {len(rows)} rows", time.perf_counter() - started)
+        return last - len(rows) + 1
+
+    def execute(self, statement: Executable, params: Params = NONE) -> Sequence[Row[*tuple[Any, ...]]]:
+        try:
+            result = self.alchemy().execute(statement, dict(params))
+            return result.all() if result.returns_rows else []
+        except DBAPIError as error:
+            if isinstance(error.orig, sqlite3.Error):
+                raise self._failed(error.orig) from error.orig
+            raise
+        except REFUSED as error:
+            raise self._failed(error) from error
+        except StatementError as error:
+            if isinstance(error.orig, StoreError):
+                raise error.orig from None
+            raise InvalidValue(str(error.orig), hint="Check the statement's parameters") from error
+
+    def after_commit(self, hook: Callable[[], object]) -> None:
+        raise Unsupported("nothing is committed here", hint="Register hooks inside a transaction")
+
+    def alchemy(self) -> Connection:
+        """SQLAlchemy's view of this connection: it runs statements and can end no transaction."""
+        if self._refusal is not None:
+            raise self._refusal
+        if self._alchemy is None:
+            engine = sqlalchemy.create_engine(
+                "sqlite://",
+                creator=lambda: _Lent(self.raw),
+                poolclass=StaticPool,
+                isolation_level="AUTOCOMMIT",
+                pool_reset_on_return=None,
+                json_serializer=codec.encode,
+                json_deserializer=codec.decode,
+            )
+            if self._trace is not None:
+                _trace_engine(engine, self._trace)
+            self._alchemy = engine.connect()
+        return self._alchemy
+
+    def refuse(self, error: StoreError | None) -> None:
+        """From now on every statement raises `error`; None lifts that."""
+        self._refusal = error
+        self._execute = self._plain() if error is None else self._refuse
+
+    def abandon(self, error: StoreError) -> None:
+        """Refuses every statement and never closes the connection: it belongs to the process this one was forked from."""
+        leak(self.raw)
+        self.refuse(error)
+
+    def _refuse(self, *_: Any) -> NoReturn:
+        assert self._refusal is not None
+        raise self._refusal
+
+    def _prepare(self, statement: Executable) -> Prepared:
+        prepared = Prepared(statement, _DIALECT)
+        self._statements[statement] = prepared
+        return prepared
+
+    def _traced(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        started = time.perf_counter()
+        try:
+            return self.raw.execute(sql, values)
+        finally:
+            assert self._trace is not None
+            self._trace(sql, time.perf_counter() - started)
+
+    def _again(self, error: Exception, sql: str, values: Sequence[Any]) -> sqlite3.Cursor:
+        """Runs a statement once more where that can help; raises what its failure means where not."""
+        raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> StoreError:
+        """What to raise for a statement's failure."""
+        return translate(error, self._timeout)
+
+
+class Reader(SQLiteExecutor):
+    """A thread's read-only connection; entering it takes its lock, which only `close` ever contends for."""
+
+    __slots__ = ("_clock", "_lock")
+
+    def __init__(self, raw: sqlite3.Connection, statements: dict[Executable, Prepared], options: Options) -> None:
+        super().__init__(raw, statements, options)
+        self._lock = threading.RLock()
+        self._clock = options.clock
+
+    @property
+    def now(self) -> int:  # type: ignore[override]  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._clock()
+
+    def __enter__(self) -> Reader:
+        self._lock.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def __del__(self) -> None:
+        if self._refusal is None:
+            self.raw.close()
+
+
+class Writer(SQLiteExecutor):
+    """The connection that writes. `depth` counts the open transaction and the savepoints in it."""
+
+    __slots__ = ("_hooks", "_marks", "depth", "now")
+
+    def __init__(self, raw: sqlite3.Connection, statements: dict[Executable, Prepared], options: Options) -> None:
+        super().__init__(raw, statements, options)
+        self.now = 0
+        self.depth = 0
+        self._hooks: list[Callable[[], object]] = []
+        self._marks: list[int] = []
+
+    def begin(self) -> None:
+        """Opens the transaction, or a savepoint in it."""
+        if self.depth:
+            self._execute(f"SAVEPOINT level_{self.depth}")
+        else:
+            try:
+                self._execute("BEGIN IMMEDIATE")
+            except sqlite3.Error as error:
+                self._again(error, "BEGIN IMMEDIATE", ())
+        self._marks.append(len(self._hooks))
+        self.depth += 1
+
+    def commit(self) -> None:
+        """Closes the innermost level. If that fails the level is undone and the error raised."""
+        try:
+            self._execute("COMMIT" if self.depth == 1 else f"RELEASE level_{self.depth - 1}")
+        except BaseException as error:
+            self.rollback()
+            if isinstance(error, sqlite3.Error):
+                raise translate(error, self._timeout) from error
+            raise
+        self._marks.pop()
+        self.depth -= 1
+
+    def rollback(self) -> None:
+        """Undoes the innermost level."""
+        self.depth -= 1
+        del self._hooks[self._marks.pop() :]
+        if self.depth:
+            if self.raw.in_transaction:
+                self.raw.execute(f"ROLLBACK TO level_{self.depth}")
+                self.raw.execute(f"RELEASE level_{self.depth}")
+        else:
+            if self.raw.in_transaction:
+                self.raw.execute("ROLLBACK")
+            self.refuse(None)
+
+    def after_commit(self, hook: Callable[[], object]) -> None:
+        self._hooks.append(hook)
+
+    def committed(self) -> Sequence[Callable[[], object]]:
+        """The hooks of what was just committed."""
+        if not self._hooks:
+            return ()
+        hooks, self._hooks = self._hooks, []
+        return hooks
+
+    def _again(self, error: Exception, sql: str, values: Sequence[Any]) -> sqlite3.Cursor:
+        """Runs a statement that starts a transaction until the database is free.
+
+        SQLite's own back-off starves some writers for seconds; short, jittered waits share the lock fairly.
+        """
+        if self.depth:
+            raise self._failed(error) from error
+        deadline = time.monotonic() + self._timeout
+        attempt = 0
+        while is_busy(error) and time.monotonic() < deadline:
+            attempt += 1
+            time.sleep(random.uniform(0.00005, 0.0003) * min(attempt, 10))
+            try:
+                return self._execute(sql, values)
+            except sqlite3.Error as repeated:
+                error = repeated
+        raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> StoreError:
+        translated = translate(error, self._timeout)
+        if self.depth and not self.raw.in_transaction:
+            # Some failures, a full disk for one, roll back on their own: what follows must not commit piecemeal.
+            self.refuse(StoreError(f"the transaction was rolled back by an earlier failure: {translated.message}", hint="Begin it again"))
+        return translated
+
+
+def leak(raw: sqlite3.Connection) -> None:
+    """Keeps a driver connection from ever being closed in this process."""
+    import ctypes
+
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(raw))
+
+
+class _Lent:
+    """A driver connection lent to SQLAlchemy: whoever lent it ends its transactions and closes it."""
+
+    def __init__(self, raw: sqlite3.Connection) -> None:
+        self._raw = raw
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+    def commit(self) -> None:
+        pass
+
+    def rollback(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def _trace_engine(engine: sqlalchemy.Engine, trace: Trace) -> None:
+    started = threading.local()
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def before(*_: Any) -> None:
+        started.at = time.perf_counter()
+
+    @event.listens_for(engine, "after_cursor_execute")
+    def after(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        trace(statement, time.perf_counter() - started.at)

@@ -1,0 +1,368 @@
+"""A database opened: its connections, and the scopes that lend them out.
+
+One writer connection, guarded by a lock and opened with BEGIN IMMEDIATE; a read-only connection for each thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from sqlalchemy import Connection, Executable
+
+from ruv_swarm_store.engines.engine import Capabilities, Engine, Options
+from ruv_swarm_store.engines.executor import Executor, Prepared
+from ruv_swarm_store.engines.sqlite.codes import is_busy, translate
+from ruv_swarm_store.engines.sqlite.connections import Reader, SQLiteExecutor, Writer
+from ruv_swarm_store.engines.sqlite.watch import Watch
+from ruv_swarm_store.errors import Closed, Conflict, StoreError, Unsupported
+
+log = logging.getLogger(__name__)
+
+
+class SQLiteEngine(Engine):
+    """A database file in WAL mode."""
+
+    capabilities = Capabilities()
+    _writer: Writer | None
+
+    def __init__(self, path: str | Path, options: Options) -> None:
+        self.path = str(Path(path).resolve())
+        self.name = f"sqlite:///{self.path}"
+        self.clock = options.clock
+        self._options = options
+        self._statements: dict[Executable, Prepared] = {}
+        self._closed = False
+        self._start()
+        if options.read_only:
+            with self.read():
+                pass
+        else:
+            self._writer = self._open_writer()
+        _engines.add(self)
+
+    def _start(self) -> None:
+        """Makes what must be new in a new process."""
+        self._lock = threading.RLock()
+        self._owner = 0
+        self._writer = None
+        self._local = threading.local()
+        self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()
+        self._watch = Watch(lambda: self._writer, self._probe if self.capabilities.processes else None)
+        self._read_scope = _Read(self)
+        self._write_scope = _Write(self)
+        self._transaction_scope = _Transaction(self)
+
+    # Scopes
+
+    def read(self) -> AbstractContextManager[Executor]:
+        if self._owner == threading.get_ident():
+            return self._read_scope  # inside this thread's transaction its own changes are seen
+        try:
+            return self._local.reader  # type: ignore[no-any-return]
+        except AttributeError:
+            return self._open_reader()
+
+    def write(self) -> AbstractContextManager[Executor]:
+        return self._write_scope
+
+    def transaction(self) -> AbstractContextManager[Executor]:
+        return self._transaction_scope
+
+    # Connections
+
+    def _connect(self, *, writing: bool) -> sqlite3.Connection:
+        if self._closed:
+            raise Closed(f"the store at {self.name} is closed", hint="Open it again with Store.open")
+        mode = "ro" if self._options.read_only else "rwc" if writing else "rw"
+        raw = None
+        try:
+            raw = sqlite3.connect(
+                f"{Path(self.path).as_uri()}?mode={mode}",
+                uri=True,
+                isolation_level=None,
+                check_same_thread=False,
+                cached_statements=512,
+                timeout=self._options.timeout,
+            )
+            if writing:
+                self._enter_wal(raw)
+            return self._configure(raw, writing=writing)
+        except sqlite3.Error as error:
+            if raw is not None:
+                raw.close()
+            raise translate(error, self._options.timeout, self.path) from error
+
+    def _enter_wal(self, raw: sqlite3.Connection) -> None:
+        # Switching to WAL does not wait for other openers: ask only when needed, and again when busy.
+        deadline = time.monotonic() + self._options.timeout
+        while True:
+            try:
+                if raw.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                    raw.execute("PRAGMA journal_mode=WAL").fetchone()
+                return
+            except sqlite3.OperationalError as error:
+                if not is_busy(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(random.uniform(0.001, 0.01))
+
+    def _configure(self, raw: sqlite3.Connection, *, writing: bool) -> sqlite3.Connection:
+        pragmas = {
+            "foreign_keys": "ON",
+            "recursive_triggers": "ON",  # so that INSERT OR REPLACE deletes no event either
+            "synchronous": "FULL" if self._options.durability == "full" else "NORMAL",
+            "temp_store": "MEMORY",
+        }
+        if writing:
+            pragmas |= {"busy_timeout": "0", "cache_size": "-65536", "wal_autocheckpoint": "4000", "journal_size_limit": "67108864"}
+        else:
+            pragmas |= {"cache_size": "-16384", "query_only": "ON"}
+        for name, value in pragmas.items():
+            raw.execute(f"PRAGMA {name}={value}")
+        return raw
+
+    def _open_writer(self) -> Writer:
+        if self._options.read_only:
+            raise Unsupported(f"the store at {self.name} was opened read-only", hint="Open it without read_only=True to write")
+        return Writer(self._connect(writing=True), self._statements, self._options)
+
+    def _open_reader(self) -> Reader:
+        reader = Reader(self._connect(writing=False), self._statements, self._options)
+        self._local.reader = reader
+        self._readers.add(reader)
+        return reader
+
+    def writer(self) -> Writer:
+        """The writer; call it with the lock held."""
+        if self._writer is None:
+            self._writer = self._open_writer()
+        return self._writer
+
+    # The rest of the contract
+
+    def tables(self) -> frozenset[str]:
+        with self.read() as run:
+            assert isinstance(run, SQLiteExecutor)
+            try:
+                return frozenset(name for (name,) in run._execute("SELECT name FROM sqlite_master WHERE type = 'table'"))
+            except sqlite3.Error as error:
+                raise translate(error, self._options.timeout, self.name) from error
+
+    @contextmanager
+    def migration(self) -> Iterator[Connection]:
+        if self._owner == threading.get_ident():
+            raise StoreError("a migration cannot run inside a transaction", hint="Leave the with block first")
+        with self._lock:
+            raw = self._migration_connection()
+            run = Writer(raw, {}, self._options)
+            try:
+                # Rebuilding a parent table with references enforced would delete its children.
+                raw.execute("PRAGMA foreign_keys=OFF")
+                run.begin()
+                try:
+                    yield run.alchemy()
+                    if broken := raw.execute("PRAGMA foreign_key_check").fetchall():
+                        raise Conflict(f"the migration would leave {len(broken)} dangling references, the first in {broken[0][0]}")
+                except BaseException:
+                    run.rollback()
+                    raise
+                run.commit()
+            finally:
+                raw.execute("PRAGMA foreign_keys=ON")
+                self._release_migration_connection(raw)
+        self._watch.changed()
+
+    def _migration_connection(self) -> sqlite3.Connection:
+        return self._connect(writing=True)
+
+    def _release_migration_connection(self, raw: sqlite3.Connection) -> None:
+        raw.close()
+
+    def changes(self) -> int:
+        return self._watch.look()
+
+    def wait(self, seen: int, seconds: float) -> bool:
+        if self._owner == threading.get_ident():
+            raise StoreError("waiting inside a transaction would keep everybody else out", hint="Wait outside the with block")
+        return self._watch.wait(seen, seconds)
+
+    def check(self) -> list[str]:
+        with self.read() as run:
+            assert isinstance(run, SQLiteExecutor)
+            try:
+                found = [line for (line,) in run._execute("PRAGMA integrity_check") if line != "ok"]
+                found += [
+                    f"{table} row {row} refers to a missing {parent}" for table, row, parent, _ in run._execute("PRAGMA foreign_key_check")
+                ]
+            except sqlite3.Error as error:
+                raise translate(error, self._options.timeout, self.name) from error
+            return found
+
+    def _probe(self) -> sqlite3.Connection:
+        """A connection of its own for watching other connections' commits."""
+        return self._connect(writing=False)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        if self._owner == threading.get_ident():
+            raise StoreError("a store cannot be closed inside its own transaction", hint="Leave the with block first")
+        error = Closed(f"the store at {self.name} is closed", hint="Open it again with Store.open")
+        with self._lock:
+            self._closed = True
+            _engines.discard(self)
+            for reader in list(self._readers):
+                with reader:
+                    reader.refuse(error)
+                    reader.raw.close()
+            self._watch.close()
+            if self._writer is not None:
+                self._writer.refuse(error)
+                self._writer.raw.close()
+
+    def forked(self) -> None:
+        """In a forked child: abandons the parent's connections, which must be neither used nor closed here."""
+        error = StoreError("this connection belongs to the parent process", hint="Begin a transaction of the child's own")
+        for executor in [self._writer, *self._readers]:
+            if executor is not None:
+                executor.abandon(error)
+        self._watch.abandon()
+        self._start()
+
+
+class MemoryEngine(SQLiteEngine):
+    """A database in memory: one connection that threads take in turn, gone when the store closes."""
+
+    capabilities = Capabilities(processes=False, persistent=False)
+
+    def __init__(self, options: Options) -> None:
+        if options.read_only:
+            raise Unsupported("a database in memory starts empty, so it cannot be read-only", hint="Give the path of a file")
+        super().__init__(":memory:", options)
+        self.name = "sqlite://"
+
+    def read(self) -> AbstractContextManager[Executor]:
+        return self._read_scope
+
+    def _connect(self, *, writing: bool) -> sqlite3.Connection:
+        if self._closed:
+            raise Closed("the store in memory is closed", hint="Open a new one with Store.open")
+        raw = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, cached_statements=512)
+        return self._configure(raw, writing=True)
+
+    def _migration_connection(self) -> sqlite3.Connection:
+        return self.writer().raw
+
+    def _release_migration_connection(self, raw: sqlite3.Connection) -> None:
+        pass
+
+    def forked(self) -> None:
+        super().forked()
+        self._closed = True
+
+
+class _Read:
+    """A scope for SELECTs on the writer."""
+
+    __slots__ = ("_engine",)
+
+    def __init__(self, engine: SQLiteEngine) -> None:
+        self._engine = engine
+
+    def __enter__(self) -> Writer:
+        engine = self._engine
+        engine._lock.acquire()
+        try:
+            writer = engine.writer() if engine._writer is None else engine._writer
+            if not writer.depth:
+                writer.now = engine.clock()
+            return writer
+        except BaseException:
+            engine._lock.release()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self._engine._lock.release()
+
+
+class _Write(_Read):
+    """A scope for one statement on the writer."""
+
+    __slots__ = ()
+
+    def __exit__(self, *_: object) -> None:
+        engine = self._engine
+        if engine._watch.waiting:
+            engine._watch.note(engine._writer)
+        engine._lock.release()
+
+
+class _Transaction:
+    """A scope for a transaction on the writer, or a savepoint in this thread's open one."""
+
+    __slots__ = ("_engine",)
+
+    def __init__(self, engine: SQLiteEngine) -> None:
+        self._engine = engine
+
+    def __enter__(self) -> Writer:
+        engine = self._engine
+        engine._lock.acquire()
+        try:
+            writer = engine.writer() if engine._writer is None else engine._writer
+            writer.begin()
+            try:
+                if writer.depth == 1:
+                    writer.now = engine.clock()
+                    engine._owner = threading.get_ident()
+            except BaseException:
+                writer.rollback()
+                raise
+            return writer
+        except BaseException:
+            engine._lock.release()
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        engine = self._engine
+        writer = engine._writer
+        assert writer is not None
+        hooks: Sequence[Callable[[], object]] = ()
+        try:
+            if kind is None:
+                writer.commit()
+                if not writer.depth:
+                    hooks = writer.committed()
+            else:
+                writer.rollback()
+        finally:
+            if not writer.depth:
+                engine._owner = 0
+                if engine._watch.waiting:
+                    engine._watch.note(writer)
+            engine._lock.release()
+        for hook in hooks:
+            try:
+                hook()
+            except Exception:
+                log.exception("a hook failed after its transaction had committed")
+
+
+_engines: weakref.WeakSet[SQLiteEngine] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for engine in list(_engines):
+        engine.forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,100 @@
+"""Tells of commits: this process's at once, other processes' by looking."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from ruv_swarm_store.engines.sqlite.connections import Writer, leak
+
+POLL = 0.002
+"""Seconds between two looks at other processes' commits while somebody waits."""
+
+
+class Watch:
+    """Counts commits. Of all who wait, one leads: it looks for other processes' commits and wakes the rest."""
+
+    def __init__(self, writer: Callable[[], Writer | None], probe: Callable[[], sqlite3.Connection] | None) -> None:
+        """`probe` opens a connection on which other processes' commits show; without one there are no others."""
+        self.waiting = 0
+        self._writer = writer
+        self._open_probe = probe
+        self._changed = threading.Condition()
+        self._leading = threading.Lock()
+        self._looking = threading.Lock()
+        self._probe: sqlite3.Connection | None = None
+        self._version = 0
+        self._count = 0
+        self._noted = 0
+
+    def note(self, writer: Writer | None) -> None:
+        """Wakes who waits, if this writer has changed anything since it was last noted."""
+        if writer is not None and (total := writer.raw.total_changes) != self._noted:
+            self._noted = total
+            self.changed()
+
+    def changed(self) -> None:
+        """Wakes who waits."""
+        with self._changed:
+            self._count += 1
+            self._changed.notify_all()
+
+    def look(self) -> int:
+        """How many commits have been seen by now, this look included."""
+        if self._open_probe is not None:
+            with self._looking:
+                if self._probe is None:
+                    self._probe = self._open_probe()
+                version: int = self._probe.execute("PRAGMA data_version").fetchone()[0]
+                if version != self._version:
+                    self._version = version
+                    self.changed()
+        else:
+            with suppress(sqlite3.ProgrammingError):  # closed just now: whoever waits learns it from its next statement
+                self.note(self._writer())
+        return self._count
+
+    def wait(self, seen: int, seconds: float) -> bool:
+        """Blocks until there are more commits than `seen`, at most `seconds`; whether there are."""
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            self.waiting += 1
+        try:
+            while self._count == seen and (left := deadline - time.monotonic()) > 0:
+                if self._leading.acquire(blocking=False):
+                    try:
+                        self._lead(seen, deadline)
+                    finally:
+                        self._leading.release()
+                        with self._changed:
+                            self._changed.notify_all()
+                else:
+                    with self._changed:
+                        if self._count == seen:
+                            self._changed.wait(left)
+            return self._count != seen
+        finally:
+            with self._changed:
+                self.waiting -= 1
+
+    def _lead(self, seen: int, deadline: float) -> None:
+        while self.look() == seen and (left := deadline - time.monotonic()) > 0:
+            with self._changed:
+                if self._count == seen:
+                    self._changed.wait(min(left, POLL))
+
+    def close(self) -> None:
+        """Ends the looking, and wakes who waits."""
+        with self._looking:
+            if self._probe is not None:
+                self._probe.close()
+                self._probe = None
+        self.changed()
+
+    def abandon(self) -> None:
+        """Leaves the parent process's connection alone."""
+        if self._probe is not None:
+            leak(self._probe)
