@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import ruv_swarm_store
 from hypothesis import HealthCheck, settings
+
+import ruv_swarm_store
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = Path(ruv_swarm_store.__file__).resolve().parent.parent
@@ -41,6 +42,12 @@ class Clock:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a store may be put."""
+    return tmp_path / "swarm.db"
 
 
 @pytest.fixture

@@ -1,17 +1,17 @@
 """The engines that must keep every promise. What is special to one is said here; the tests name none."""
 
-from abc import ABC
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from ruv_swarm_store import Store
-from ruv_swarm_store.engines import Capabilities
 from sqlalchemy import Table, text
 
+from ruv_swarm_store import Store
+from ruv_swarm_store.engines import Capabilities
 
-class Database(ABC):
+
+class Database:
     """One empty database: `open` gives stores on it, which are closed when the test ends."""
 
     def __init__(self, directory: Path) -> None:
@@ -82,7 +82,8 @@ def new_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
         return database
 
     if request.param not in _Capabilities.known:
-        _Capabilities.known[request.param] = new().open().capabilities
+        with new().open() as probe:
+            _Capabilities.known[request.param] = probe.capabilities
     for mark in request.node.iter_markers("needs"):
         for capability in mark.args:
             if not getattr(_Capabilities.known[request.param], capability):

@@ -2,6 +2,7 @@
 
 import pytest
 from msgspec import structs
+
 from ruv_swarm_store import AgentStatus, Conflict, InvalidTransition, InvalidValue, NewEvent, NotFound, Store, TaskStatus
 from ruv_swarm_store.entities import Agent
 

@@ -1,8 +1,9 @@
 """Configuration: JSON values by key, versioned, with an expiry exact to the millisecond."""
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import pytest
+
 from ruv_swarm_store import ConfigEntry, Conflict, InvalidValue, Store
 
 
@@ -40,7 +41,7 @@ def test_delete_says_whether_it_was_set(store: Store):
 
 def test_a_value_expires_at_its_millisecond(store: Store, clock):
     assert store.config.set("k", 1, ttl=1.5).expires_at == clock.now + 1_500
-    store.config.set("at", 1, expires_at=datetime.fromtimestamp(clock.now / 1000 + 1.5, timezone.utc))
+    store.config.set("at", 1, expires_at=datetime.fromtimestamp(clock.now / 1000 + 1.5, UTC))
     store.config.set("stays", 1)
     clock.advance(ms=1_499)
     assert store.config.prefix("") == {"k": 1, "at": 1, "stays": 1}
@@ -146,7 +147,8 @@ def test_an_expected_version_is_a_number(store: Store, expected):
 
 KEYS = [
     "", "a", "a.", "a.b", "a.b.c", "a/b", "a_", "a_b", "axb", "a%", "a%b", "A", "b", "b\n", "b\t", "\u00e4", "z", "\u00e9", "e\u0301",
-    "\x01", "\x7f", "\x80", "\u00ff", "\ud7ff", "\ud7ffx", "\ue000", "\ue000x", "\ufffd", "\uffff", "\uffffa", "\U0001f41d", "\U0001f41d.wing",
+    "\x01", "\x7f", "\x80", "\u00ff", "\ud7ff", "\ud7ffx", "\ue000", "\ue000x", "\ufffd", "\uffff", "\uffffa", "\U0001f41d",
+    "\U0001f41d.wing",
     "\U0001f41d%", "\U0010ffff", "\U0010ffff\U0010ffff", "a\U0010ffff", "a\U0010ffffb", "'", '"', "\\", "; DROP TABLE", "*", "[a]", "?",
 ]  # fmt: skip
 
@@ -180,5 +182,5 @@ def test_changed_since_lists_what_was_set_after_an_instant(store: Store, clock):
     store.config.set("a", "again")
     assert [entry.key for entry in store.config.changed_since(start)] == ["b", "a2", "c", "a"]
     assert [entry.key for entry in store.config.changed_since(start + 2)] == ["a2", "c", "a"]
-    assert [entry.key for entry in store.config.changed_since(datetime.fromtimestamp((start + 3) / 1000, timezone.utc))] == ["a"]
+    assert [entry.key for entry in store.config.changed_since(datetime.fromtimestamp((start + 3) / 1000, UTC))] == ["a"]
     assert store.config.changed_since(clock.now) == []

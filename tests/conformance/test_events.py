@@ -1,9 +1,10 @@
 """Events: numbered without gaps, appended once, changed never."""
 
 import pytest
+from sqlalchemy import delete, insert, update
+
 from ruv_swarm_store import ANY, Conflict, Event, InvalidValue, NewEvent, Store, schema
 from ruv_swarm_store.errors import StoreError, Unsupported
-from sqlalchemy import delete, insert, update
 
 
 def append(store, stream="a", *names, kind="thing", **options):
@@ -147,7 +148,9 @@ def test_an_empty_store_is_at_position_zero(store: Store):
 def test_walk_and_fold_go_past_a_page(store: Store):
     store.events.append("a", [NewEvent("add", n) for n in range(2_500)], type="sum")
     assert [event.event_data for event in store.events.walk()] == list(range(2_500))
-    assert [event.event_data for event in store.events.walk(after=store.events.read_all(limit=2_400)[-1].position)] == list(range(2_400, 2_500))
+    assert [event.event_data for event in store.events.walk(after=store.events.read_all(limit=2_400)[-1].position)] == list(
+        range(2_400, 2_500)
+    )
     assert store.events.fold("a", 0, lambda total, event: total + event.event_data, type="sum") == sum(range(2_500))
     assert store.events.fold("a", 0, lambda total, event: total + event.event_data, type="sum", until=1_001) == sum(range(1_001))
     assert store.events.fold("a", [], lambda seen, event: [*seen, event.event_data], type="sum", until=3) == [0, 1, 2]

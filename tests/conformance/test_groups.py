@@ -2,6 +2,7 @@
 
 import pytest
 from msgspec import structs
+
 from ruv_swarm_store import Conflict, Group, InvalidValue, NotFound, Store
 from ruv_swarm_store.entities import Member
 

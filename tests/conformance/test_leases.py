@@ -2,6 +2,7 @@
 
 import pytest
 from msgspec import structs
+
 from ruv_swarm_store import InvalidTransition, InvalidValue, LeaseLost, NotFound, Store, Task, TaskStatus
 from ruv_swarm_store.entities import TaskFailure
 from ruv_swarm_store.tasks import Backoff
@@ -76,7 +77,8 @@ def test_every_state_allows_its_verbs_and_refuses_the_rest(store: Store, verb, s
         assert caught.value.data["id"] == task.id
         assert caught.value.data["actual"] == status
         assert set(caught.value.data["allowed"]) == ALLOWED[verb]
-        assert task.id in str(caught.value) and status in str(caught.value)
+        assert task.id in str(caught.value)
+        assert status in str(caught.value)
         assert not caught.value.retryable
         assert store.tasks.get(task) == task
 
@@ -235,7 +237,11 @@ def test_complete_many_is_all_or_none(store: Store, agent):
         store.tasks.complete_many((task, task.payload) for task in tasks)
     assert store.tasks.stats().total(TaskStatus.COMPLETED) == 0
     done = store.tasks.complete_many((task, task.payload) for task in tasks if task != tasks[2])
-    assert [(task.result, task.status) for task in done] == [(0, TaskStatus.COMPLETED), (1, TaskStatus.COMPLETED), (3, TaskStatus.COMPLETED)]
+    assert [(task.result, task.status) for task in done] == [
+        (0, TaskStatus.COMPLETED),
+        (1, TaskStatus.COMPLETED),
+        (3, TaskStatus.COMPLETED),
+    ]
     assert store.tasks.complete_many([]) == []
 
 

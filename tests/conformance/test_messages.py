@@ -1,9 +1,10 @@
 """Messages: one row however many recipients, delivered and acknowledged once for each."""
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import pytest
 from msgspec import structs
+
 from ruv_swarm_store import InvalidValue, Message, NotFound, Store
 from ruv_swarm_store.entities import Audience
 
@@ -190,8 +191,9 @@ def test_unacknowledged_messages_come_again_to_the_millisecond(store: Store, thr
 
 
 def test_each_delivery_is_counted(store: Store, three, clock):
-    from ruv_swarm_store import schema
     from sqlalchemy import select
+
+    from ruv_swarm_store import schema
 
     store.messages.publish("t", 1)
     for _ in range(3):
@@ -252,7 +254,11 @@ def test_with_and_without_topic_mix(store: Store, three):
 
 
 def test_a_topic_has_a_name(store: Store, three):
-    for ask in (lambda: store.messages.publish("", 1), lambda: store.messages.receive(three[0], ""), lambda: store.messages.unread(three[0], "")):
+    for ask in (
+        lambda: store.messages.publish("", 1),
+        lambda: store.messages.receive(three[0], ""),
+        lambda: store.messages.unread(three[0], ""),
+    ):
         with pytest.raises(InvalidValue, match="empty"):
             ask()
     assert store.messages.count() == 0
@@ -308,7 +314,7 @@ def test_a_conversation_is_what_two_wrote_each_other(store: Store, three):
 
 
 def test_times_may_be_datetimes(store: Store, three, clock):
-    when = datetime.fromtimestamp(clock.now / 1000 + 1, timezone.utc)
+    when = datetime.fromtimestamp(clock.now / 1000 + 1, UTC)
     assert store.messages.publish("t", 1, expires_at=when).expires_at == clock.now + 1_000
 
 

@@ -1,6 +1,7 @@
 """Tasks among tasks: dependencies, trees and unique keys."""
 
 import pytest
+
 from ruv_swarm_store import InvalidTransition, InvalidValue, NewTask, NotFound, Store, TaskStatus
 from ruv_swarm_store.errors import StoreError
 

@@ -2,10 +2,11 @@
 
 import threading
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from msgspec import structs
+
 from ruv_swarm_store import InvalidTransition, InvalidValue, NewTask, NotFound, Store, Task, TaskStatus
 from ruv_swarm_store.errors import Closed, Conflict, StoreError
 from ruv_swarm_store.tasks import PROMOTION_BATCH
@@ -120,7 +121,7 @@ def test_enqueue_many_adds_all_or_none(store: Store, wrong):
         {"payload": b"bytes"},
         {"payload": {"x": {1, 2}}},
         {"payload": float("-inf")},
-        {"payload": datetime(2026, 1, 1, tzinfo=timezone.utc)},
+        {"payload": datetime(2026, 1, 1, tzinfo=UTC)},
         {"type": None},
         {"type": b"t"},
     ],
@@ -281,7 +282,7 @@ def test_delay_and_datetimes_say_the_same(store: Store, clock):
     when = datetime.fromtimestamp(clock.now / 1000, timezone(timedelta(hours=5, minutes=30))) + timedelta(milliseconds=1_500)
     assert store.tasks.enqueue("t", run_at=when).run_at == clock.now + 1_500
     assert store.tasks.enqueue("t", delay=1.5).run_at == clock.now + 1_500
-    for past in (clock.now, clock.now - 1, 0, datetime(1960, 1, 1, tzinfo=timezone.utc)):
+    for past in (clock.now, clock.now - 1, 0, datetime(1960, 1, 1, tzinfo=UTC)):
         assert store.tasks.enqueue("t", run_at=past).status is TaskStatus.PENDING
     assert store.tasks.enqueue("t", delay=0).status is TaskStatus.PENDING
 
@@ -383,7 +384,7 @@ def test_closing_the_store_ends_the_wait(store: Store, agent):
     def wait() -> None:
         try:
             store.tasks.wait(agent, timeout=20)
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             ended.append(error)
 
     waiters = [threading.Thread(target=wait) for _ in range(3)]

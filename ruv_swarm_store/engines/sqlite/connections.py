@@ -161,12 +161,13 @@ class SQLiteExecutor(Executor):
 
 
 class Reader(SQLiteExecutor):
-    """A thread's read-only connection; entering it takes its lock, which only `close` ever contends for."""
+    """A thread's read-only connection; entering it takes its lock, which only closing and forking ever contend for."""
 
-    __slots__ = ("_clock", "_lock")
+    __slots__ = ("_clock", "_connect", "_lock")
 
-    def __init__(self, raw: sqlite3.Connection, statements: dict[Executable, Prepared], options: Options) -> None:
-        super().__init__(raw, statements, options)
+    def __init__(self, connect: Callable[[], sqlite3.Connection], statements: dict[Executable, Prepared], options: Options) -> None:
+        super().__init__(connect(), statements, options)
+        self._connect = connect
         self._lock = threading.RLock()
         self._clock = options.clock
 
@@ -180,6 +181,22 @@ class Reader(SQLiteExecutor):
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
+
+    def suspend(self) -> None:
+        """Closes the connection until the next statement; call it with the lock held."""
+        self.raw.close()
+        self._alchemy = None
+        self._execute = self._resume
+
+    def _resume(self, sql: str = "SELECT 1", values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        self.raw = self._connect()
+        self._execute = self._plain()
+        return self._execute(sql, values)
+
+    def alchemy(self) -> Connection:
+        if self._execute == self._resume:
+            self._resume()
+        return super().alchemy()
 
     def __del__(self) -> None:
         if self._refusal is None:

@@ -52,11 +52,14 @@ class SQLiteEngine(Engine):
     def _start(self) -> None:
         """Makes what must be new in a new process."""
         self._lock = threading.RLock()
+        self._opening = threading.Lock()
         self._owner = 0
+        self._forking = 0
+        self._suspended: Sequence[Reader] = ()
         self._writer = None
         self._local = threading.local()
         self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()
-        self._watch = Watch(lambda: self._writer, self._probe if self.capabilities.processes else None)
+        self._watch = Watch(lambda: self._writer, self._open_reading if self.capabilities.processes else None)
         self._read_scope = _Read(self)
         self._write_scope = _Write(self)
         self._transaction_scope = _Transaction(self)
@@ -82,6 +85,11 @@ class SQLiteEngine(Engine):
     def _connect(self, *, writing: bool) -> sqlite3.Connection:
         if self._closed:
             raise Closed(f"the store at {self.name} is closed", hint="Open it again with Store.open")
+        if self.path in _inherited:
+            raise StoreError(
+                f"this process was forked inside a transaction of its parent's on {self.path} and cannot use that file",
+                hint="Fork outside the with block, or start the process by spawn",
+            )
         mode = "ro" if self._options.read_only else "rwc" if writing else "rw"
         raw = None
         try:
@@ -135,9 +143,10 @@ class SQLiteEngine(Engine):
         return Writer(self._connect(writing=True), self._statements, self._options)
 
     def _open_reader(self) -> Reader:
-        reader = Reader(self._connect(writing=False), self._statements, self._options)
-        self._local.reader = reader
-        self._readers.add(reader)
+        with self._opening:
+            reader = Reader(self._open_reading, self._statements, self._options)
+            self._local.reader = reader
+            self._readers.add(reader)
         return reader
 
     def writer(self) -> Writer:
@@ -206,8 +215,8 @@ class SQLiteEngine(Engine):
                 raise translate(error, self._options.timeout, self.name) from error
             return found
 
-    def _probe(self) -> sqlite3.Connection:
-        """A connection of its own for watching other connections' commits."""
+    def _open_reading(self) -> sqlite3.Connection:
+        """A connection that reads."""
         return self._connect(writing=False)
 
     def close(self) -> None:
@@ -216,7 +225,7 @@ class SQLiteEngine(Engine):
         if self._owner == threading.get_ident():
             raise StoreError("a store cannot be closed inside its own transaction", hint="Leave the with block first")
         error = Closed(f"the store at {self.name} is closed", hint="Open it again with Store.open")
-        with self._lock:
+        with self._lock, self._opening:
             self._closed = True
             _engines.discard(self)
             for reader in list(self._readers):
@@ -228,13 +237,48 @@ class SQLiteEngine(Engine):
                 self._writer.refuse(error)
                 self._writer.raw.close()
 
+    # Forks. SQLite notes in a process's memory which file locks its connections hold. A child inherits the notes without
+    # the locks: it would believe itself to hold what others then take, such as the right to delete the log it writes to.
+
+    def before_fork(self) -> None:
+        """Closes every connection, so that a child inherits none; each is opened again when it is needed.
+
+        Inside a transaction of this thread's nothing can be closed: the child is kept from the file then.
+        """
+        if self._owner == threading.get_ident() or not self._lock.acquire(timeout=self._options.timeout):
+            return
+        self._forking = threading.get_ident()
+        self._opening.acquire()
+        self._suspended = list(self._readers)
+        for reader in self._suspended:
+            reader.__enter__()
+            reader.suspend()
+        self._watch.pause()
+        if self._writer is not None:
+            self._writer.raw.close()
+            self._writer = None
+
+    def after_fork(self) -> None:
+        """In the parent: lets everybody go on."""
+        if self._forking != threading.get_ident():
+            return
+        self._forking = 0
+        self._watch.resume()
+        for reader in self._suspended:
+            reader.__exit__()
+        self._suspended = ()
+        self._opening.release()
+        self._lock.release()
+
     def forked(self) -> None:
-        """In a forked child: abandons the parent's connections, which must be neither used nor closed here."""
-        error = StoreError("this connection belongs to the parent process", hint="Begin a transaction of the child's own")
-        for executor in [self._writer, *self._readers]:
-            if executor is not None:
-                executor.abandon(error)
-        self._watch.abandon()
+        """In the child: starts anew. Inherited connections, if there are any, may be neither used nor closed here."""
+        if self._forking != threading.get_ident():
+            error = StoreError("this connection belongs to the parent process", hint="Fork outside the with block")
+            for executor in [self._writer, *self._readers]:
+                if executor is not None:
+                    executor.abandon(error)
+            self._watch.abandon()
+            _inherited.add(self.path)
         self._start()
 
 
@@ -263,6 +307,9 @@ class MemoryEngine(SQLiteEngine):
 
     def _release_migration_connection(self, raw: sqlite3.Connection) -> None:
         pass
+
+    def before_fork(self) -> None:
+        """Leaves the connection open: without it the database is gone."""
 
     def forked(self) -> None:
         super().forked()
@@ -333,6 +380,13 @@ class _Transaction:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         engine = self._engine
+        if engine._owner != threading.get_ident():
+            if kind is None:
+                raise StoreError(
+                    "this process was forked inside the transaction, which only its parent can end",
+                    hint="Fork outside the with block, or end a child inside it with os._exit",
+                )
+            return
         writer = engine._writer
         assert writer is not None
         hooks: Sequence[Callable[[], object]] = ()
@@ -357,12 +411,21 @@ class _Transaction:
 
 
 _engines: weakref.WeakSet[SQLiteEngine] = weakref.WeakSet()
+_inherited: set[str] = set()
+"""Files this process has inherited connections to."""
 
 
-def _after_fork() -> None:
-    for engine in list(_engines):
-        engine.forked()
+def _each(step: Callable[[SQLiteEngine], None]) -> Callable[[], None]:
+    def hook() -> None:
+        for engine in list(_engines):
+            step(engine)
+
+    return hook
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(
+        before=_each(lambda engine: engine.before_fork()),
+        after_in_parent=_each(lambda engine: engine.after_fork()),
+        after_in_child=_each(lambda engine: engine.forked()),
+    )

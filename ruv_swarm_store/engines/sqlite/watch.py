@@ -94,6 +94,18 @@ class Watch:
                 self._probe = None
         self.changed()
 
+    def pause(self) -> None:
+        """Closes the probe, and holds up who looks until `resume`."""
+        self._looking.acquire()
+        if self._probe is not None:
+            self._probe.close()
+            self._probe = None
+        self._version = self._noted = 0  # both are a connection's own
+
+    def resume(self) -> None:
+        """Lets them look again."""
+        self._looking.release()
+
     def abandon(self) -> None:
         """Leaves the parent process's connection alone."""
         if self._probe is not None:

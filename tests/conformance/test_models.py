@@ -1,0 +1,492 @@
+"""Random sequences of verbs give on every engine what a plain Python model gives."""
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from msgspec import structs
+
+from ruv_swarm_store import Conflict, InvalidTransition, LeaseLost, Store, Task, TaskStatus
+from ruv_swarm_store.entities import ConfigEntry, DependencyPolicy, Message, TaskFailure
+from ruv_swarm_store.tasks import Backoff
+
+PENDING, SCHEDULED, BLOCKED = TaskStatus.PENDING, TaskStatus.SCHEDULED, TaskStatus.BLOCKED
+ASSIGNED, RUNNING = TaskStatus.ASSIGNED, TaskStatus.RUNNING
+COMPLETED, FAILED, CANCELLED = TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED
+HELD = (ASSIGNED, RUNNING)
+FINAL = (COMPLETED, FAILED, CANCELLED)
+BACKOFF = Backoff(initial=0.05, factor=3, maximum=1, jitter=0)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_800_000_000_000
+
+    def __call__(self) -> int:
+        return self.now
+
+
+class Queue:
+    """The task queue in plain Python: every task as the store should have it, by id in order of creation."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.tasks: dict[str, Task] = {}
+        self.needs: dict[str, set[str]] = {}
+        self.failures: list[TaskFailure] = []
+
+    def add(self, task: Task, needs: set[str]) -> None:
+        self.tasks[task.id] = task
+        self.needs[task.id] = needs
+
+    def change(self, id: str, **values: Any) -> Task:
+        task = self.tasks[id] = structs.replace(self.tasks[id], version=self.tasks[id].version + 1, **values)
+        return task
+
+    def initial_status(self, needs: set[str], run_at: int | None, policy: DependencyPolicy) -> TaskStatus:
+        states = {self.tasks[id].status for id in needs}
+        if states & {FAILED, CANCELLED}:
+            return FAILED if policy is DependencyPolicy.FAIL else CANCELLED
+        if states - {COMPLETED}:
+            return BLOCKED
+        return SCHEDULED if run_at is not None and run_at > self.clock.now else PENDING
+
+    def claim(self, agent: str, limit: int, types: list[str] | None, lease: int) -> list[Task]:
+        now = self.clock.now
+        if not any(t.status is PENDING or (t.status is SCHEDULED and t.run_at <= now) for t in self.tasks.values()):
+            return []
+        for task in list(self.tasks.values()):
+            if task.status is SCHEDULED and task.run_at <= now:
+                self.change(task.id, status=PENDING)
+        ready = [t for t in self.tasks.values() if t.status is PENDING and (types is None or t.type in types)]
+        ready.sort(key=lambda t: (-t.priority, t.position))
+        return [
+            self.change(
+                t.id, status=ASSIGNED, agent_id=agent, assigned_at=now, started_at=None, lease_expires_at=now + lease, fence=t.fence + 1
+            )
+            for t in ready[:limit]
+        ]
+
+    def refusal(self, lease: Task, allowed: tuple[TaskStatus, ...]) -> type[Exception] | None:
+        task = self.tasks[lease.id]
+        if task.fence == lease.fence and task.status in allowed:
+            return None
+        if task.fence != lease.fence or (lease.fence and task.status not in (*HELD, *FINAL)):
+            return LeaseLost
+        return InvalidTransition
+
+    def settle(self, id: str) -> None:
+        """What becomes of the tasks that wait for one that has just ended."""
+        now = self.clock.now
+        for other in list(self.tasks.values()):
+            if other.status is BLOCKED and id in self.needs[other.id]:
+                if self.tasks[id].status is COMPLETED:
+                    if all(self.tasks[need].status is COMPLETED for need in self.needs[other.id]):
+                        later = other.run_at is not None and other.run_at > now
+                        self.change(other.id, status=SCHEDULED if later else PENDING)
+                else:
+                    end = FAILED if other.on_dependency_failure is DependencyPolicy.FAIL else CANCELLED
+                    reason = f"a task it depends on did not complete: {id}"
+                    self.change(other.id, status=end, completed_at=now, error_message=reason)
+                    self.settle(other.id)
+
+    def complete(self, id: str, result: Any) -> Task:
+        task = self.change(id, status=COMPLETED, result=result, completed_at=self.clock.now, lease_expires_at=None)
+        self.settle(id)
+        return task
+
+    def end_attempt(self, id: str, reason: str, *, retry: bool, delay: int) -> Task:
+        task, now = self.tasks[id], self.clock.now
+        self.failures.append(TaskFailure(id, task.fence, task.agent_id, reason, now))
+        if retry and task.retry_count < task.max_retries:
+            return self.change(
+                id,
+                status=SCHEDULED if delay else PENDING,
+                run_at=now + delay if delay else task.run_at,
+                retry_count=task.retry_count + 1,
+                error_message=reason,
+                agent_id=None,
+                lease_expires_at=None,
+            )
+        task = self.change(id, status=FAILED, completed_at=now, lease_expires_at=None, error_message=reason)
+        self.settle(id)
+        return task
+
+    def cancel(self, ids: list[str]) -> None:
+        for id in ids:
+            self.change(id, status=CANCELLED, completed_at=self.clock.now, lease_expires_at=None)
+        for id in ids:
+            self.settle(id)
+
+    def tree(self, id: str) -> list[str]:
+        found = [id]
+        for parent in found:
+            found += [task.id for task in self.tasks.values() if task.parent_task_id == parent]
+        return found
+
+
+class TaskMachine(RuleBasedStateMachine):
+    def __init__(self, database: Any) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.store: Store = database.open(clock=self.clock)
+        self.model = Queue(self.clock)
+        self.leases: list[Task] = []
+
+    @initialize()
+    def agents(self) -> None:
+        self.workers = [self.store.agents.register("worker").id for _ in range(2)]
+
+    def pick(self, data: st.DataObject, what: list[Any]) -> Any:
+        return data.draw(st.sampled_from(what))
+
+    @rule(data=st.data())
+    def enqueue(self, data: st.DataObject) -> None:
+        known = list(self.model.tasks)
+        now = self.clock.now
+        draw = data.draw
+        needs = set(draw(st.lists(st.sampled_from(known), max_size=3))) if known and draw(st.booleans()) else set()
+        parent = draw(st.none() | st.sampled_from(known)) if known else None
+        run_at = draw(st.none() | st.sampled_from([now - 1, now, now + 1, now + 100]))
+        key = draw(st.none() | st.sampled_from("kl"))
+        policy = draw(st.sampled_from(DependencyPolicy))
+        options: dict[str, Any] = {
+            "priority": draw(st.sampled_from([0, 5, 5, 100])), "max_retries": draw(st.integers(0, 2)), "parent": parent, "run_at": run_at,
+            "depends_on": sorted(needs), "unique_key": key, "on_dependency_failure": policy,
+        }  # fmt: skip
+        type_, payload = draw(st.sampled_from("ab")), draw(st.integers(0, 9))
+        task = self.store.tasks.enqueue(type_, payload, **options)
+        live = [t for t in self.model.tasks.values() if key is not None and t.unique_key == key and t.status not in FINAL]
+        if live:
+            assert task == live[0]
+            return
+        assert task.id not in self.model.tasks
+        status = self.model.initial_status(needs, run_at, policy)
+        expected = Task(
+            task.id, type_, payload, now, options["priority"], status=status, parent_task_id=parent, run_at=run_at,
+            max_retries=options["max_retries"], unique_key=key, on_dependency_failure=policy, position=task.position,
+        )  # fmt: skip
+        if status in FINAL:
+            dead = min(id for id in needs if self.model.tasks[id].status in (FAILED, CANCELLED))
+            expected = structs.replace(
+                expected, completed_at=now, version=2, error_message=f"a task it depends on did not complete: {dead}"
+            )
+        assert task == expected
+        assert task.position > max((t.position for t in self.model.tasks.values()), default=0)
+        self.model.add(expected, needs)
+
+    @rule(
+        data=st.data(),
+        batch=st.booleans(),
+        types=st.sampled_from([None, ["a"], ["b"], ["a", "b"], ["c"]]),
+        lease=st.sampled_from([1, 50, 5_000]),
+    )
+    def claim(self, data: st.DataObject, batch: bool, types: list[str] | None, lease: int) -> None:
+        agent = self.pick(data, self.workers)
+        if batch:
+            limit = data.draw(st.integers(1, 3))
+            claimed = self.store.tasks.claim_many(agent, limit, types=types, lease=lease / 1000)
+            assert claimed == self.model.claim(agent, limit, types, lease)
+        else:
+            task = self.store.tasks.claim(agent, types=types, lease=lease / 1000)
+            claimed = [] if task is None else [task]
+            assert claimed == self.model.claim(agent, 1, types, lease)
+        self.leases += claimed
+
+    def attempt(self, verb: Any, expected: type[Exception] | None) -> Any:
+        if expected is None:
+            return verb()
+        with pytest.raises(expected) as caught:
+            verb()
+        assert type(caught.value) is expected
+        return None
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data())
+    def start(self, data: st.DataObject) -> None:
+        lease = self.pick(data, self.leases)
+        refusal = self.model.refusal(lease, (ASSIGNED,))
+        started = self.attempt(lambda: self.store.tasks.start(lease), refusal)
+        if refusal is None:
+            assert started == self.model.change(lease.id, status=RUNNING, started_at=self.clock.now)
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data(), lease_ms=st.sampled_from([0, 10, 1_000]))
+    def heartbeat(self, data: st.DataObject, lease_ms: int) -> None:
+        lease = self.pick(data, self.leases)
+        refusal = self.model.refusal(lease, HELD)
+        self.attempt(lambda: self.store.tasks.heartbeat(lease, lease=lease_ms / 1000), refusal)
+        if refusal is None:
+            task = self.model.tasks[lease.id]
+            self.model.tasks[lease.id] = structs.replace(task, lease_expires_at=self.clock.now + lease_ms)
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data(), result=st.none() | st.integers(0, 9))
+    def complete(self, data: st.DataObject, result: int | None) -> None:
+        lease = self.pick(data, self.leases)
+        refusal = self.model.refusal(lease, HELD)
+        done = self.attempt(lambda: self.store.tasks.complete(lease, result), refusal)
+        if refusal is None:
+            assert done == self.model.complete(lease.id, result)
+
+    @precondition(lambda self: len(self.leases) > 1)
+    @rule(data=st.data())
+    def complete_many(self, data: st.DataObject) -> None:
+        leases = data.draw(st.lists(st.sampled_from(self.leases), min_size=1, max_size=3, unique_by=lambda lease: lease.id))
+        refusals = [refusal for lease in leases if (refusal := self.model.refusal(lease, HELD))]
+        done = self.attempt(lambda: self.store.tasks.complete_many((lease, 0) for lease in leases), refusals[0] if refusals else None)
+        if not refusals:
+            assert done == [self.model.complete(lease.id, 0) for lease in leases]
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data(), retry=st.booleans(), delay=st.sampled_from([None, 0, 0.02]))
+    def fail(self, data: st.DataObject, retry: bool, delay: float | None) -> None:
+        lease = self.pick(data, self.leases)
+        refusal = self.model.refusal(lease, HELD)
+        failed = self.attempt(lambda: self.store.tasks.fail(lease, "no", retry=retry, delay=delay, backoff=BACKOFF), refusal)
+        if refusal is None:
+            retries = self.model.tasks[lease.id].retry_count
+            wait = round(min(50 * 3**retries, 1_000) if delay is None else delay * 1000)
+            assert failed == self.model.end_attempt(lease.id, "no", retry=retry, delay=wait)
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data(), delay=st.sampled_from([0, 0.02]))
+    def release(self, data: st.DataObject, delay: float) -> None:
+        lease = self.pick(data, self.leases)
+        refusal = self.model.refusal(lease, HELD)
+        released = self.attempt(lambda: self.store.tasks.release(lease, delay=delay), refusal)
+        if refusal is None:
+            changes: dict[str, Any] = {"status": PENDING} if not delay else {"status": SCHEDULED, "run_at": self.clock.now + 20}
+            assert released == self.model.change(lease.id, agent_id=None, lease_expires_at=None, **changes)
+
+    @precondition(lambda self: self.model.tasks)
+    @rule(data=st.data(), tree=st.booleans())
+    def cancel(self, data: st.DataObject, tree: bool) -> None:
+        id = self.pick(data, list(self.model.tasks))
+        ids = [one for one in (self.model.tree(id) if tree else [id]) if self.model.tasks[one].status not in FINAL]
+        cancelled = self.attempt(lambda: self.store.tasks.cancel(id, tree=tree), None if ids or tree else InvalidTransition)
+        self.model.cancel(ids)
+        if cancelled is not None:
+            assert cancelled == sorted((self.model.tasks[one] for one in ids), key=lambda task: task.position)
+
+    @rule()
+    def rescue(self) -> None:
+        expired = [t for t in self.model.tasks.values() if t.status in HELD and t.lease_expires_at <= self.clock.now]
+        rescued = self.store.tasks.rescue()
+        for task in expired:
+            self.model.end_attempt(task.id, "the lease expired", retry=True, delay=0)
+        assert {task.id: task for task in rescued} == {task.id: self.model.tasks[task.id] for task in expired}
+
+    @rule(data=st.data())
+    def terminate(self, data: st.DataObject) -> None:
+        agent = self.pick(data, self.workers)
+        self.store.agents.terminate(agent)
+        for task in list(self.model.tasks.values()):
+            if task.status in HELD and task.agent_id == agent:
+                self.model.end_attempt(task.id, "its agent was terminated", retry=True, delay=0)
+        self.store.agents.register("worker", id=agent)
+
+    @rule(ms=st.sampled_from([1, 2, 49, 1_000]))
+    def let_time_pass(self, ms: int) -> None:
+        self.clock.now += ms
+
+    @invariant()
+    def agrees(self) -> None:
+        assert self.store.tasks.find_all() == list(self.model.tasks.values())
+
+    def teardown(self) -> None:
+        for id in self.model.tasks:
+            mine = sorted((f for f in self.model.failures if f.task_id == id), key=lambda failure: failure.fence)
+            assert self.store.tasks.failures(id) == mine
+        counts: dict[str, dict[TaskStatus, int]] = {}
+        for task in self.model.tasks.values():
+            by_status = counts.setdefault(task.type, {})
+            by_status[task.status] = by_status.get(task.status, 0) + 1
+        assert self.store.tasks.stats().counts == counts
+        assert self.store.check() == []
+        self.store.close()
+
+
+class InboxMachine(RuleBasedStateMachine):
+    """Who receives what, when again, and how much is unread."""
+
+    def __init__(self, database: Any) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.store: Store = database.open(clock=self.clock)
+        self.messages: list[Message] = []
+        self.joined: dict[str, int] = {}
+        """How many messages there were when an agent was registered."""
+        self.open: dict[str, dict[int, int]] = {}
+        """For each agent the deliveries not acknowledged: message number to when it is visible again."""
+        self.done: dict[str, set[int]] = {}
+
+    @initialize()
+    def begin(self) -> None:
+        self.team = self.store.groups.create("team").id
+        self.members: dict[str, int] = {}
+        self.join_swarm()
+        self.join_swarm()
+        first = next(iter(self.joined))
+        self.store.groups.join(self.team, first)
+        self.members[first] = 0
+
+    @precondition(lambda self: len(self.joined) < 5)
+    @rule()
+    def join_swarm(self) -> None:
+        agent = self.store.agents.register("worker").id
+        self.joined[agent], self.open[agent], self.done[agent] = len(self.messages), {}, set()
+
+    def mine(self, agent: str, topic: str | None) -> list[int]:
+        """The numbers of the live messages for an agent that it has not acknowledged."""
+        return [
+            number
+            for number, message in enumerate(self.messages)
+            if number >= self.joined[agent]
+            and number not in self.done[agent]
+            and (topic is None or message.topic == topic)
+            and (message.expires_at is None or message.expires_at > self.clock.now)
+            and (message.audience == "broadcast" or message.to_agent == agent or (message.to_group is not None and agent in self.members))
+        ]
+
+    @rule(data=st.data(), topic=st.sampled_from("xy"), ttl=st.sampled_from([None, None, 0.05]))
+    def publish(self, data: st.DataObject, topic: str, ttl: float | None) -> None:
+        to = data.draw(st.sampled_from([None, self.team, *self.joined]))
+        where = {"to_group": to} if to == self.team else {"to": to}
+        self.messages.append(self.store.messages.publish(topic, len(self.messages), ttl=ttl, **where))
+
+    @rule(data=st.data(), topic=st.sampled_from([None, None, "x", "y"]), limit=st.integers(1, 4), visibility=st.sampled_from([0, 0.02, 10]))
+    def receive(self, data: st.DataObject, topic: str | None, limit: int, visibility: float) -> None:
+        agent = data.draw(st.sampled_from(list(self.joined)))
+        now = self.clock.now
+        mine = self.mine(agent, topic)
+        again = [n for n in mine if n in self.open[agent] and self.open[agent][n] <= now][:limit]
+        fresh = [n for n in mine if n not in self.open[agent]][: limit - len(again)]
+        received = self.store.messages.receive(agent, topic, limit=limit, visibility=visibility)
+        assert received == [self.messages[n] for n in sorted(again + fresh)]
+        for n in again + fresh:
+            self.open[agent][n] = now + round(visibility * 1000)
+
+    @precondition(lambda self: self.messages)
+    @rule(data=st.data())
+    def acknowledge(self, data: st.DataObject) -> None:
+        agent = data.draw(st.sampled_from(list(self.joined)))
+        candidates = self.mine(agent, None) or list(range(len(self.messages)))
+        number = data.draw(st.sampled_from(candidates))
+        self.store.messages.acknowledge(self.messages[number], agent)
+        self.done[agent].add(number)
+        self.open[agent].pop(number, None)
+
+    @rule(ms=st.sampled_from([1, 20, 50]))
+    def let_time_pass(self, ms: int) -> None:
+        self.clock.now += ms
+
+    @invariant()
+    def agrees(self) -> None:
+        for agent in self.joined:
+            for topic in (None, "x"):
+                assert self.store.messages.unread(agent, topic) == len(self.mine(agent, topic))
+
+    def teardown(self) -> None:
+        assert self.store.messages.find_all() == self.messages
+        self.store.close()
+
+
+class ConfigMachine(RuleBasedStateMachine):
+    def __init__(self, database: Any) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.store: Store = database.open(clock=self.clock)
+        self.entries: dict[str, ConfigEntry] = {}
+
+    keys = st.sampled_from(["a", "a.b", "a.c", "b", "\U0001f41d"])
+
+    def live(self) -> dict[str, ConfigEntry]:
+        return {key: e for key, e in self.entries.items() if e.expires_at is None or e.expires_at > self.clock.now}
+
+    @rule(key=keys, value=st.none() | st.integers(0, 3), ttl=st.sampled_from([None, 0, 0.005, 1]), expected=st.none() | st.integers(0, 3))
+    def set(self, key: str, value: int | None, ttl: float | None, expected: int | None) -> None:
+        now = self.clock.now
+        version = self.live()[key].version if key in self.live() else 0
+        entry = ConfigEntry(key, value, now, "me", None if ttl is None else now + round(ttl * 1000), version + 1)
+        if expected is None:
+            assert self.store.config.set(key, value, by="me", ttl=ttl) == entry
+        elif expected == version:
+            assert self.store.config.compare_and_set(key, value, expected=expected, by="me", ttl=ttl) == entry
+        else:
+            with pytest.raises(Conflict) as caught:
+                self.store.config.compare_and_set(key, value, expected=expected, by="me", ttl=ttl)
+            assert caught.value.data["actual"] == version
+            return
+        self.entries[key] = entry
+
+    @rule(key=keys)
+    def delete(self, key: str) -> None:
+        assert self.store.config.delete(key) == (key in self.live())
+        if key in self.live():
+            del self.entries[key]
+
+    @rule()
+    def expire(self) -> None:
+        assert self.store.config.expire() == len(self.entries) - len(self.live())
+        self.entries = self.live()
+
+    @rule(ms=st.sampled_from([1, 4, 5, 1_000]))
+    def let_time_pass(self, ms: int) -> None:
+        self.clock.now += ms
+
+    @invariant()
+    def agrees(self) -> None:
+        live = dict(sorted(self.live().items()))
+        assert self.store.config.find_all() == list(live.values())
+        assert self.store.config.prefix("a") == {key: entry.value for key, entry in live.items() if key.startswith("a")}
+        for key in ("a", "\U0001f41d"):
+            assert self.store.config.entry(key) == live.get(key)
+        since = self.clock.now - 5
+        changed = [entry for entry in live.values() if entry.updated_at > since]
+        assert self.store.config.changed_since(since) == sorted(changed, key=lambda entry: entry.updated_at)
+
+    def teardown(self) -> None:
+        self.store.close()
+
+
+@pytest.mark.parametrize(("machine", "examples", "steps"), [(TaskMachine, 100, 50), (InboxMachine, 50, 40), (ConfigMachine, 30, 30)])
+def test_random_verbs_agree_with_the_model(new_database, machine, examples, steps):
+    scale = settings().max_examples / 60  # more of them in the deep profile
+    run_state_machine_as_test(
+        lambda: machine(new_database()), settings=settings(max_examples=round(examples * scale), stateful_step_count=steps)
+    )
+
+
+def test_two_stores_given_the_same_verbs_hold_the_same(new_database):
+    """Ids and back-off aside, nothing in a store is left to chance."""
+
+    def story(store: Store, clock: Clock) -> list[Any]:
+        rng = random.Random(3)
+        agents = [store.agents.register("worker", id=f"agent-{n}") for n in range(3)]
+        held: list[Task] = []
+        for number in range(200):
+            match rng.randrange(5):
+                case 0 | 1:
+                    store.tasks.enqueue("t", number, id=f"task-{number}", priority=rng.randrange(5), max_retries=1)
+                case 2:
+                    held += store.tasks.claim_many(rng.choice(agents), rng.randrange(1, 4), lease=0.02)
+                case 3 if held:
+                    task = held.pop(rng.randrange(len(held)))
+                    try:
+                        store.tasks.complete(task) if rng.random() < 0.5 else store.tasks.fail(task, "no", backoff=BACKOFF)
+                    except (LeaseLost, InvalidTransition):
+                        pass
+                case _:
+                    clock.now += rng.randrange(20)
+                    store.tasks.rescue()
+        return store.tasks.find_all()
+
+    stories = []
+    for _ in range(2):
+        clock = Clock()
+        stories.append(story(new_database().open(clock=clock), clock))
+    assert stories[0] == stories[1]

@@ -1,0 +1,142 @@
+"""Queries: immutable, typed, and run only when asked for rows."""
+
+import pytest
+
+from ruv_swarm_store import Conflict, InvalidValue, NewTask, NotFound, Query, Store, TaskStatus
+from ruv_swarm_store.schema import tasks
+
+
+@pytest.fixture
+def ten(store: Store):
+    return store.tasks.enqueue_many(NewTask("even" if n % 2 == 0 else "odd", n, priority=n) for n in range(10))
+
+
+def payloads(query):
+    return [task.payload for task in query]
+
+
+def test_criteria_narrow_and_order_sorts(store: Store, ten):
+    urgent = store.tasks.where(tasks.c.priority >= 7).order_by(tasks.c.priority.desc())
+    assert payloads(urgent) == [9, 8, 7]
+    assert payloads(urgent.where(tasks.c.type == "odd")) == [9, 7]
+    assert payloads(urgent.limit(2)) == [9, 8]
+    assert payloads(urgent.limit(2, offset=1)) == [8, 7]
+    assert payloads(urgent.limit(0)) == []
+    assert payloads(store.tasks.query().order_by(tasks.c.type).order_by(tasks.c.priority.desc()).limit(2)) == [8, 6]
+    assert payloads(store.tasks.where(tasks.c.type == "even", tasks.c.priority < 3).order_by(tasks.c.position)) == [0, 2]
+
+
+def test_a_query_is_never_changed(store: Store, ten):
+    every = store.tasks.query()
+    few = every.where(tasks.c.priority >= 7)
+    few.limit(1)
+    few.order_by(tasks.c.priority)
+    assert (every.count(), few.count()) == (10, 3)
+    assert isinstance(few, Query)
+    assert len(few.all()) == 3
+
+
+def test_nothing_runs_before_rows_are_asked_for(store: Store, ten):
+    query = store.tasks.where(tasks.c.priority >= 7)
+    store.tasks.enqueue("late", priority=100)
+    assert query.count() == 4
+
+
+def test_first_one_count_and_exists(store: Store, ten):
+    query = store.tasks.where(tasks.c.priority >= 7).order_by(tasks.c.priority)
+    assert query.first().payload == 7
+    assert store.tasks.where(tasks.c.priority == 3).one().payload == 3
+    assert query.exists()
+    nothing = store.tasks.where(tasks.c.type == "none")
+    assert (nothing.first(), nothing.count(), nothing.exists(), nothing.all()) == (None, 0, False, [])
+    with pytest.raises(NotFound):
+        nothing.one()
+    with pytest.raises(Conflict):
+        query.one()
+
+
+def test_an_empty_table_has_no_rows_to_exist(store: Store):
+    assert not store.tasks.query().exists()
+    store.tasks.enqueue("t")
+    assert store.tasks.query().exists()
+
+
+def test_a_limit_binds_every_way_of_asking(store: Store, ten):
+    query = store.tasks.query().order_by(tasks.c.priority.desc())
+    assert query.limit(1).one().payload == 9
+    assert query.limit(0).first() is None
+    assert query.limit(5, offset=2).first().payload == 7
+    assert not query.limit(0).exists()
+    assert not query.limit(5, offset=10).exists()
+    assert query.limit(5, offset=9).exists()
+    assert (query.limit(3).count(), query.limit(0).count(), query.limit(5, offset=8).count()) == (3, 0, 2)
+    with pytest.raises(NotFound):
+        query.limit(0).one()
+
+
+def test_pages_of_a_query_hold_its_rows(store: Store, ten):
+    query = store.tasks.where(tasks.c.type == "odd")
+    assert [payloads(page) for page in query.pages(2)] == [[1, 3], [5, 7], [9]]
+    assert [payloads(page) for page in query.order_by(tasks.c.priority.desc()).pages(3)] == [[1, 3, 5], [7, 9]]
+
+
+def test_pages_of_a_limited_query_are_refused(store: Store, ten):
+    for query in (store.tasks.query().limit(5), store.tasks.query().limit(5, offset=2)):
+        with pytest.raises(InvalidValue, match="limit"):
+            list(query.pages(2))
+
+
+@pytest.mark.parametrize("criterion", ["priority = 9", "1=1; DROP TABLE tasks", 5, None, object()], ids=repr)
+def test_where_takes_no_text(store: Store, ten, criterion):
+    with pytest.raises(InvalidValue):
+        store.tasks.where(criterion)
+    with pytest.raises(InvalidValue):
+        store.tasks.query().where(tasks.c.priority > 1, criterion)
+    assert store.tasks.count() == 10
+
+
+@pytest.mark.parametrize("column", ["priority", "priority DESC; DROP TABLE tasks", 5], ids=repr)
+def test_order_by_takes_no_text(store: Store, ten, column):
+    with pytest.raises(InvalidValue):
+        store.tasks.query().order_by(column).all()
+    assert store.tasks.count() == 10
+
+
+@pytest.mark.parametrize("arguments", [(-1,), (1.5,), ("1",), (None,), (True,), (1, -1), (1, "0")], ids=repr)
+def test_limits_are_numbers(store: Store, arguments):
+    with pytest.raises(InvalidValue):
+        store.tasks.query().limit(*arguments)
+
+
+def test_statuses_compare_as_members_or_text(store: Store, ten):
+    agent = store.agents.register("worker")
+    store.tasks.claim_many(agent, 4)
+    for assigned in (TaskStatus.ASSIGNED, "assigned"):
+        assert store.tasks.where(tasks.c.status == assigned).count() == 4
+        assert store.tasks.where(tasks.c.status != assigned).count() == 6
+        assert store.tasks.where(tasks.c.status.in_([assigned, "pending"])).count() == 10
+        assert store.tasks.where(tasks.c.status.not_in([assigned])).count() == 6
+    with pytest.raises(InvalidValue, match="sleeping"):
+        store.tasks.where(tasks.c.status == "sleeping").all()
+
+
+def test_values_are_not_part_of_the_sql(store: Store, ten):
+    hostile = "'; DROP TABLE tasks; --"
+    query = store.tasks.where(tasks.c.type == hostile)
+    assert hostile not in str(query)
+    assert query.all() == []
+    assert store.tasks.count() == 10
+
+
+def test_text_says_what_will_run(store: Store):
+    query = store.tasks.where(tasks.c.priority >= 7).order_by(tasks.c.created_at.desc()).limit(10)
+    assert str(query).startswith("SELECT tasks.id, tasks.type")
+    assert "WHERE tasks.priority >= :priority_1 ORDER BY tasks.created_at DESC" in " ".join(str(query).split())
+    assert "WHERE tasks.priority" in repr(query)
+
+
+def test_a_query_of_a_unit_of_work_sees_its_changes(store: Store):
+    with store.transaction() as work:
+        work.tasks.enqueue("t")
+        assert work.tasks.where(tasks.c.type == "t").count() == 1
+        assert work.tasks.query().exists()

@@ -1,0 +1,159 @@
+"""Query plans: the statements the verbs really run read along the indexes made for them."""
+
+import re
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from ruv_swarm_store import NewEvent, NewTask, Sample, Store, schema
+from ruv_swarm_store.schema import tasks
+
+
+class Plans:
+    """What SQLite would do for the statements a verb really runs."""
+
+    def __init__(self, path: Path) -> None:
+        self.heard: list[str] = []
+        self.store = Store.open(path, trace=lambda sql, seconds: self.heard.append(sql))
+        self.raw = sqlite3.connect(path)
+
+    def of(self, verb: Callable[[Store], object]) -> list[str]:
+        self.heard.clear()
+        verb(self.store)
+        steps = []
+        for sql in self.heard:
+            if sql.split()[0] in ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH"):
+                statement = sql.split(" -- ")[0]
+                rows = self.raw.execute(f"EXPLAIN QUERY PLAN {statement}", [None] * statement.count("?"))
+                steps += [row[3] for row in rows]
+        return steps
+
+
+@pytest.fixture
+def plans(path: Path, request: pytest.FixtureRequest) -> Iterator[Plans]:
+    """A store with a long history and a short queue; statistics of it must not mislead the planner."""
+    plans = Plans(path)
+    store = plans.store
+    agents = [store.agents.register("worker", id=f"agent-{n}") for n in range(5)]
+    store.groups.join(store.groups.create("team", id="team"), agents[0])
+    with store.transaction() as work:
+        work.tasks.enqueue_many([("a", n) for n in range(1_500)])
+        work.tasks.complete_many((task, None) for task in work.tasks.claim_many(agents[0], 1_500))
+        work.tasks.enqueue_many(NewTask("ab"[n % 2], n, delay=1_000 if n % 5 == 0 else None) for n in range(60))
+        work.tasks.enqueue(
+            "after", depends_on=[work.tasks.find_all()[-1]], id="blocked", unique_key="key", parent=work.tasks.find_all()[-2]
+        )
+        done = [task.id for task in work.tasks.find_all()[:400]]
+        work.tasks.enqueue_many(NewTask("late", depends_on=done[n : n + 3], run_at=2**60) for n in range(300))
+        for n in range(300):
+            work.messages.publish("t", n, to=agents[n % 5], sender=agents[0])
+        for n in range(300):
+            work.messages.publish("t", n, to_group="team" if n % 2 else None)
+        work.metrics.record_many(Sample(f"m-{n % 50}", n, at=n) for n in range(1_000))
+        for n in range(300):
+            work.events.append(f"s-{n % 20}", [NewEvent(f"t-{n % 7}")], type="x")
+            work.config.set(f"k-{n}", n)
+        work.agents.insert_many(
+            type(agents[0])(id=f"gone-{n}", type="worker", created_at=0, last_heartbeat=0, status="terminated") for n in range(500)
+        )
+    if getattr(request, "param", "") == "analysed":
+        store.execute(text("ANALYZE"))
+        store.close()
+        plans.raw.close()
+        plans = Plans(path)
+    yield plans
+    plans.raw.close()
+    plans.store.close()
+
+
+TABLES = "|".join(schema.metadata.tables)
+HOT: dict[str, tuple[Callable[[Store], object], list[str]]] = {
+    "claim": (lambda s: s.tasks.claim("agent-1"), ["ix_tasks_ready", "ix_tasks_due"]),
+    "claim a type": (lambda s: s.tasks.claim("agent-1", types=["b"]), ["ix_tasks_ready_by_type", "ix_tasks_due"]),
+    "claim several types": (lambda s: s.tasks.claim("agent-1", types=["a", "b"]), ["ix_tasks_ready_by_type", "ix_tasks_due"]),
+    "claim many": (lambda s: s.tasks.claim_many("agent-1", 5), ["ix_tasks_ready", "ix_tasks_due"]),
+    "wait": (
+        lambda s: s.tasks.wait("agent-1", types=["none"], timeout=0.001),
+        ["ix_tasks_ready_by_type", "ix_tasks_due", "ix_tasks_leased"],
+    ),
+    "rescue": (lambda s: s.tasks.rescue(), ["ix_tasks_leased"]),
+    "terminate": (lambda s: s.agents.terminate("agent-4"), ["ix_tasks_leased"]),
+    "complete": (lambda s: s.tasks.complete(s.tasks.claim("agent-1")), ["sqlite_autoindex_tasks", "ix_task_dependencies_depends_on_id"]),
+    "fail": (lambda s: s.tasks.fail(s.tasks.claim("agent-1"), "no", retry=False), ["ix_task_dependencies_depends_on_id"]),
+    "heartbeat": (lambda s: s.tasks.heartbeat(s.tasks.claim("agent-1")), ["sqlite_autoindex_tasks"]),
+    "unique key": (lambda s: s.tasks.enqueue("t", unique_key="key"), ["uq_tasks_live_key"]),
+    "stats": (
+        lambda s: s.tasks.stats(),
+        ["ix_tasks_ready_by_type", "ix_tasks_due", "ix_tasks_blocked", "ix_tasks_leased", "ix_tasks_finished"],
+    ),
+    "dead": (lambda s: s.tasks.dead(), ["ix_tasks_finished"]),
+    "children": (lambda s: s.tasks.children("blocked"), ["ix_tasks_parent"]),
+    "cancel a tree": (lambda s: s.tasks.cancel("blocked", tree=True), ["ix_tasks_parent"]),
+    "failures": (lambda s: s.tasks.failures("blocked"), ["sqlite_autoindex_task_failures"]),
+    "get": (lambda s: s.tasks.get("blocked"), ["sqlite_autoindex_tasks"]),
+    "find many": (lambda s: s.tasks.find_many(["blocked", "other"]), ["sqlite_autoindex_tasks"]),
+    "stale": (lambda s: s.agents.stale(60), ["ix_agents_status"]),
+    "agent heartbeat": (lambda s: s.agents.heartbeat("agent-1"), ["sqlite_autoindex_agents"]),
+    "receive": (
+        lambda s: s.messages.receive("agent-0", limit=5),
+        ["ix_messages_inbox", "ix_messages_group", "ix_messages_broadcast", "message_deliveries"],
+    ),
+    "receive a topic": (
+        lambda s: s.messages.receive("agent-0", "t", limit=5),
+        ["ix_messages_inbox", "ix_messages_group", "ix_messages_broadcast"],
+    ),
+    "unread": (lambda s: s.messages.unread("agent-0"), ["ix_messages_inbox", "ix_messages_broadcast", "message_deliveries"]),
+    "conversation": (lambda s: s.messages.conversation("agent-0", "agent-1").all(), ["ix_messages_"]),
+    "members": (lambda s: s.groups.members("team"), ["sqlite_autoindex_agent_group_members"]),
+    "groups of": (lambda s: s.groups.groups_of("agent-0"), ["ix_agent_group_members_agent_id"]),
+    "append": (lambda s: s.events.append("s-1", [NewEvent("t")], type="x", expected_version=15), ["sqlite_autoindex_events"]),
+    "append two": (lambda s: s.events.append("s-2", [NewEvent("t")] * 2, type="x"), ["sqlite_autoindex_events"]),
+    "append by id": (lambda s: s.events.append("s-3", [NewEvent("t", id="id")], type="x"), ["sqlite_autoindex_events"]),
+    "read": (lambda s: s.events.read("s-1", after=3), ["sqlite_autoindex_events"]),
+    "read types": (lambda s: s.events.read_all(types=["t-1"], after=10), ["ix_events_event_type_position"]),
+    "read all": (lambda s: s.events.read_all(after=10), ["INTEGER PRIMARY KEY"]),
+    "aggregate": (lambda s: s.metrics.aggregate("m-1", since=5, bucket=10), ["ix_metrics_metric_name_timestamp"]),
+    "config": (lambda s: s.config.get("k-1"), ["sqlite_autoindex_swarm_config"]),
+    "prefix": (lambda s: s.config.prefix("k-1"), ["sqlite_autoindex_swarm_config"]),
+    "changed since": (lambda s: s.config.changed_since(5), ["ix_swarm_config_updated_at"]),
+}
+
+
+QUEUE = [
+    "claim", "claim a type", "claim several types", "claim many", "wait", "rescue", "terminate", "complete", "fail", "heartbeat",
+    "unique key", "stats", "dead", "children", "get",
+]  # fmt: skip
+CASES = [pytest.param("unanalysed", verb, id=verb) for verb in HOT] + [
+    pytest.param("analysed", verb, id=f"{verb}, analysed") for verb in QUEUE
+]
+
+
+@pytest.mark.parametrize(("plans", "verb"), CASES, indirect=["plans"])
+def test_a_hot_verb_reads_along_its_index(plans: Plans, verb: str) -> None:
+    run, indexes = HOT[verb]
+    steps = plans.of(run)
+    assert steps
+    for index in indexes:
+        assert any(index in step for step in steps), steps
+    assert [step for step in steps if re.match(rf"SCAN ({TABLES})\b(?!.* USING )", step)] == []
+
+
+def test_a_scan_would_be_noticed(plans: Plans) -> None:
+    steps = plans.of(lambda store: store.tasks.where(tasks.c.created_at > 5).all())
+    assert [step for step in steps if re.match(rf"SCAN ({TABLES})\b(?!.* USING )", step)] != []
+
+
+def test_no_hot_verb_sorts_the_queue(plans: Plans) -> None:
+    for verb in ("claim", "claim a type", "claim many", "read", "read all", "append"):
+        steps = plans.of(HOT[verb][0])
+        assert [step for step in steps if "TEMP B-TREE FOR ORDER BY" in step] == [], verb
+
+
+def test_every_reference_has_an_index_to_follow_it_back() -> None:
+    for table in schema.metadata.tables.values():
+        leading = {next(iter(index.columns)).name for index in table.indexes} | {next(iter(table.primary_key)).name}
+        for key in table.foreign_keys:
+            assert key.parent.name in leading, f"{table.name}.{key.parent.name}"
