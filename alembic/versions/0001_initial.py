@@ -6,6 +6,7 @@ Revises:
 
 import sqlalchemy as sa
 from alembic import op
+
 from ruv_swarm_store import schema
 
 revision = "0001"
