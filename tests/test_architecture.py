@@ -77,8 +77,9 @@ def test_what_is_public_is_documented(name: str) -> None:
             assert inspect.getdoc(member), f"{name}.{attribute} has no docstring"
 
 
-def test_no_package_shadows_alembic() -> None:
-    assert not (PACKAGE.parent / "alembic" / "__init__.py").exists()
+def test_no_package_shadows_alembic(checkout: Path) -> None:
+    assert (checkout / "alembic" / "env.py").exists()
+    assert not (checkout / "alembic" / "__init__.py").exists()
     assert not (PACKAGE / "alembic" / "__init__.py").exists()
 
 

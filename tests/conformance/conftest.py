@@ -14,11 +14,12 @@ from ruv_swarm_store.engines import Capabilities
 class Database:
     """One empty database: `open` gives stores on it, which are closed when the test ends."""
 
-    def __init__(self, directory: Path) -> None:
-        self.address = self.place(directory)
+    def __init__(self, directory: Path, *, absent: bool) -> None:
+        self.address = self.place(directory, absent)
         self._stores: list[Store] = []
 
-    def place(self, directory: Path) -> str | None:
+    def place(self, directory: Path, absent: bool) -> str | None:
+        """Its address; there must be nothing yet if it is to be `absent`, otherwise the schema may be in place."""
         raise NotImplementedError
 
     def open(self, **options: Any) -> Store:
@@ -44,12 +45,20 @@ class _SQLite(Database):
 
 
 class File(_SQLite):
-    def place(self, directory: Path) -> str | None:
-        return str(directory / "swarm.db")
+    _empty: ClassVar[bytes] = b""
+
+    def place(self, directory: Path, absent: bool) -> str | None:
+        path = directory / "swarm.db"
+        if not absent:
+            if not File._empty:  # copied for each test: making one takes longer than most tests
+                Store.open(path).close()
+                File._empty = path.read_bytes()
+            path.write_bytes(File._empty)
+        return str(path)
 
 
 class Memory(_SQLite):
-    def place(self, directory: Path) -> str | None:
+    def place(self, directory: Path, absent: bool) -> str | None:
         return None
 
 
@@ -71,13 +80,13 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 @pytest.fixture(params=list(ENGINES))
-def new_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Database]]:
+def new_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Database]]:
     """Makes empty databases of one engine."""
     kind = ENGINES[request.param]
     made: list[Database] = []
 
-    def new() -> Database:
-        database = kind(tmp_path_factory.mktemp(request.param))
+    def new(*, absent: bool = False) -> Database:
+        database = kind(tmp_path_factory.mktemp(request.param), absent=absent)
         made.append(database)
         return database
 
@@ -96,7 +105,7 @@ def new_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
 
 @pytest.fixture
-def database(new_database: Callable[[], Database]) -> Database:
+def database(new_database: Callable[..., Database]) -> Database:
     return new_database()
 
 

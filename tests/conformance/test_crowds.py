@@ -174,7 +174,7 @@ def test_a_message_goes_to_one_of_an_agent_s_threads(store: Store):
 
 @processes
 def test_processes_opening_a_new_store_at_once_all_succeed(new_database):
-    database = new_database()
+    database = new_database(absent=True)
     assert crew.in_processes(6, crew.open_new, database.address) == [[]] * 6
     assert database.open().agents.count() == 6
 

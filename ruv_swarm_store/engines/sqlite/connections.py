@@ -165,8 +165,14 @@ class Reader(SQLiteExecutor):
 
     __slots__ = ("_clock", "_connect", "_lock")
 
-    def __init__(self, connect: Callable[[], sqlite3.Connection], statements: dict[Executable, Prepared], options: Options) -> None:
-        super().__init__(connect(), statements, options)
+    def __init__(
+        self,
+        raw: sqlite3.Connection,
+        statements: dict[Executable, Prepared],
+        options: Options,
+        connect: Callable[[], sqlite3.Connection],
+    ) -> None:
+        super().__init__(raw, statements, options)
         self._connect = connect
         self._lock = threading.RLock()
         self._clock = options.clock

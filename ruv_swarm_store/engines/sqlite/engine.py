@@ -144,7 +144,7 @@ class SQLiteEngine(Engine):
 
     def _open_reader(self) -> Reader:
         with self._opening:
-            reader = Reader(self._open_reading, self._statements, self._options)
+            reader = Reader(self._open_reading(), self._statements, self._options, self._open_reading)
             self._local.reader = reader
             self._readers.add(reader)
         return reader
