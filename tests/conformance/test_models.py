@@ -148,7 +148,9 @@ class TaskMachine(RuleBasedStateMachine):
         known = list(self.model.tasks)
         now = self.clock.now
         draw = data.draw
-        needs = set(draw(st.lists(st.sampled_from(known), max_size=3))) if known and draw(st.booleans()) else set()
+        # Mostly on what is still open, so that several dependencies end one after the other.
+        recent = [task.id for task in self.model.tasks.values() if task.status not in FINAL][-4:] or known
+        needs = set(draw(st.lists(st.sampled_from(draw(st.sampled_from([recent, recent, known]))), max_size=3))) if known else set()
         parent = draw(st.none() | st.sampled_from(known)) if known else None
         run_at = draw(st.none() | st.sampled_from([now - 1, now, now + 1, now + 100]))
         key = draw(st.none() | st.sampled_from("kl"))
