@@ -25,7 +25,7 @@ _VALUES: dict[str, Any] = {
     "value": parameter("value_", Text),
     "updated_at": _now,
     "updated_by": parameter("by"),
-    "expires_at": parameter("expires"),
+    "expires_at": parameter("until"),
 }
 _GET = select(*CONFIG.columns).where(_key, _live)
 # An expired entry is as good as absent: setting the key again starts at version 1.
@@ -173,13 +173,13 @@ class Config(Repository[ConfigEntry]):
             "value_": codec.seal(value, "value")[1],
             "by": None if by is None else codec.text(by.id if isinstance(by, Agent) else by, "by"),
             "ttl": None if ttl is None else duration(ttl, "ttl"),
-            "expires": None if expires_at is None else milliseconds(expires_at, "expires_at"),
+            "until": None if expires_at is None else milliseconds(expires_at, "expires_at"),
         }
 
 
 def _timed(params: dict[str, Any], run: Executor) -> dict[str, Any]:
-    expires = params["expires"] if params["ttl"] is None else run.now + params["ttl"]
-    return {**params, "now": run.now, "expires": expires}
+    until = params["until"] if params["ttl"] is None else run.now + params["ttl"]
+    return {**params, "now": run.now, "until": until}
 
 
 def _beyond(prefix: str) -> str | None:

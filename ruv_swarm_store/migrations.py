@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,11 @@ from ruv_swarm_store.errors import NotFound, SchemaMismatch
 if TYPE_CHECKING:
     from alembic.config import Config
     from alembic.runtime.migration import MigrationInfo
+
+_alembic = threading.RLock()
+"""Alembic keeps its context in module globals: one migration at a time in a process."""
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_alembic.acquire, after_in_parent=_alembic.release, after_in_child=_alembic.release)
 
 _PACKAGED = Path(__file__).parent / "alembic"
 _CHECKOUT = Path(__file__).parent.parent / "alembic"
@@ -139,7 +146,7 @@ def _configured(engine: Engine) -> Iterator[Config]:
 
     verify(engine)
     try:
-        with engine.migration() as connection:
+        with _alembic, engine.migration() as connection:
             config = Config()
             config.set_main_option("script_location", str(scripts()).replace("%", "%%"))
             config.attributes["connection"] = connection

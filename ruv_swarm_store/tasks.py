@@ -100,7 +100,7 @@ _CLAIM_ANY = _claim(_pending, _nothing_due)
 _CLAIM_TYPE = _claim(_of_type, _nothing_due)
 _CANDIDATES = select(_c.priority, _c.position).where(_pending).order_by(*_ready_order).limit(parameter("limit"))
 _CANDIDATES_OF_TYPE = select(_c.priority, _c.position).where(_of_type).order_by(*_ready_order).limit(parameter("limit"))
-_CLAIM_THESE = _changed(_pending, _c.position.in_(text_items(parameter("positions", Text))), **_CLAIM)
+_CLAIM_THESE = _changed(_pending, _agent_lives, _c.position.in_(text_items(parameter("positions", Text))), **_CLAIM)
 _PROMOTE = (
     update(_t)
     .where(_c.position.in_(select(_c.position).where(_due).order_by(_c.run_at).limit(PROMOTION_BATCH)))

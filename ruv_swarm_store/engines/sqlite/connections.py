@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import sqlalchemy
@@ -20,6 +22,11 @@ from ruv_swarm_store.engines.engine import Options
 from ruv_swarm_store.engines.executor import NONE, Executor, Params, Prepared, Trace
 from ruv_swarm_store.engines.sqlite.codes import REFUSED, is_busy, translate
 from ruv_swarm_store.errors import InvalidValue, StoreError, Unsupported
+
+log = logging.getLogger(__name__)
+
+_TIMES = frozenset({"now", "expires"})
+"""Parameters that are the transaction's time, or counted from it."""
 
 _DIALECT = sqlite_dialect(json_serializer=codec.encode, json_deserializer=codec.decode)
 
@@ -47,7 +54,7 @@ class SQLiteExecutor(Executor):
         try:
             rows = self._execute(prepared.sql, values).fetchall()
         except REFUSED as error:
-            rows = self._again(error, prepared.sql, values).fetchall()
+            rows = self._again(error, prepared, params).fetchall()
         return rows[0] if rows else None
 
     def all(self, statement: Executable, params: Params = NONE) -> Sequence[Sequence[Any]]:
@@ -56,7 +63,7 @@ class SQLiteExecutor(Executor):
         try:
             return self._execute(prepared.sql, values).fetchall()
         except REFUSED as error:
-            return self._again(error, prepared.sql, values).fetchall()
+            return self._again(error, prepared, params).fetchall()
 
     def run(self, statement: Executable, params: Params = NONE) -> int:
         prepared = self._statements.get(statement) or self._prepare(statement)
@@ -64,14 +71,14 @@ class SQLiteExecutor(Executor):
         try:
             return self._execute(prepared.sql, values).rowcount
         except REFUSED as error:
-            return self._again(error, prepared.sql, values).rowcount
+            return self._again(error, prepared, params).rowcount
 
     def insert(self, statement: Insert, row: Sequence[Any]) -> int:
         prepared = self._statements.get(statement) or self._prepare(statement)
         try:
             return self._execute(prepared.sql, row).lastrowid or 0
         except REFUSED as error:
-            return self._again(error, prepared.sql, row).lastrowid or 0
+            return self._again(error, prepared, row).lastrowid or 0
 
     def insert_many(self, statement: Insert, rows: Sequence[Sequence[Any]]) -> int:
         prepared = self._statements.get(statement) or self._prepare(statement)
@@ -84,7 +91,7 @@ class SQLiteExecutor(Executor):
         except REFUSED as error:
             raise self._failed(error) from error
         if self._trace is not None:
-            self._trace(f"{prepared.sql} -- {len(rows)} rows", time.perf_counter() - started)
+            self._tell(f"{prepared.sql} -- {len(rows)} rows", time.perf_counter() - started)
         return last - len(rows) + 1
 
     def execute(self, statement: Executable, params: Params = NONE) -> Sequence[Row[*tuple[Any, ...]]]:
@@ -112,7 +119,7 @@ class SQLiteExecutor(Executor):
         if self._alchemy is None:
             engine = sqlalchemy.create_engine(
                 "sqlite://",
-                creator=lambda: _Lent(self.raw),
+                creator=lambda raw=self.raw: _Lent(raw),  # SQLAlchemy keeps it: it must not keep this executor
                 poolclass=StaticPool,
                 isolation_level="AUTOCOMMIT",
                 pool_reset_on_return=None,
@@ -120,7 +127,7 @@ class SQLiteExecutor(Executor):
                 json_deserializer=codec.decode,
             )
             if self._trace is not None:
-                _trace_engine(engine, self._trace)
+                _trace_engine(engine, self._tell)
             self._alchemy = engine.connect()
         return self._alchemy
 
@@ -148,10 +155,16 @@ class SQLiteExecutor(Executor):
         try:
             return self.raw.execute(sql, values)
         finally:
-            assert self._trace is not None
-            self._trace(sql, time.perf_counter() - started)
+            self._tell(sql, time.perf_counter() - started)
 
-    def _again(self, error: Exception, sql: str, values: Sequence[Any]) -> sqlite3.Cursor:
+    def _tell(self, sql: str, seconds: float) -> None:
+        assert self._trace is not None
+        try:
+            self._trace(sql, seconds)
+        except Exception:
+            log.exception("trace failed")
+
+    def _again(self, error: Exception, prepared: Prepared, given: Params | Sequence[Any]) -> sqlite3.Cursor:
         """Runs a statement once more where that can help; raises what its failure means where not."""
         raise self._failed(error) from error
 
@@ -212,10 +225,11 @@ class Reader(SQLiteExecutor):
 class Writer(SQLiteExecutor):
     """The connection that writes. `depth` counts the open transaction and the savepoints in it."""
 
-    __slots__ = ("_hooks", "_marks", "depth", "now")
+    __slots__ = ("_clock", "_hooks", "_marks", "depth", "now")
 
     def __init__(self, raw: sqlite3.Connection, statements: dict[Executable, Prepared], options: Options) -> None:
         super().__init__(raw, statements, options)
+        self._clock = options.clock
         self.now = 0
         self.depth = 0
         self._hooks: list[Callable[[], object]] = []
@@ -229,33 +243,33 @@ class Writer(SQLiteExecutor):
             try:
                 self._execute("BEGIN IMMEDIATE")
             except sqlite3.Error as error:
-                self._again(error, "BEGIN IMMEDIATE", ())
+                self._patiently(error, lambda: self._execute("BEGIN IMMEDIATE"))
         self._marks.append(len(self._hooks))
         self.depth += 1
 
     def commit(self) -> None:
-        """Closes the innermost level. If that fails the level is undone and the error raised."""
+        """Closes the innermost level."""
         try:
             self._execute("COMMIT" if self.depth == 1 else f"RELEASE level_{self.depth - 1}")
-        except BaseException as error:
-            self.rollback()
-            if isinstance(error, sqlite3.Error):
-                raise translate(error, self._timeout) from error
-            raise
+        except sqlite3.Error as error:
+            raise translate(error, self._timeout) from error
         self._marks.pop()
         self.depth -= 1
 
-    def rollback(self) -> None:
-        """Undoes the innermost level."""
-        self.depth -= 1
-        del self._hooks[self._marks.pop() :]
-        if self.depth:
-            if self.raw.in_transaction:
-                self.raw.execute(f"ROLLBACK TO level_{self.depth}")
-                self.raw.execute(f"RELEASE level_{self.depth}")
-        else:
-            if self.raw.in_transaction:
+    def unwind(self, level: int) -> None:
+        """Undoes everything above `level`, however far it had got: the connection knows, the bookkeeping may not."""
+        if len(self._marks) > level:
+            del self._hooks[self._marks[level] :]
+            del self._marks[level:]
+        if self.raw.in_transaction:
+            if level:
+                with suppress(sqlite3.OperationalError):  # the savepoint was not opened yet, or is released already
+                    self.raw.execute(f"ROLLBACK TO level_{level}")
+                    self.raw.execute(f"RELEASE level_{level}")
+            else:
                 self.raw.execute("ROLLBACK")
+        self.depth = min(self.depth, level)
+        if not self.depth:
             self.refuse(None)
 
     def after_commit(self, hook: Callable[[], object]) -> None:
@@ -268,20 +282,33 @@ class Writer(SQLiteExecutor):
         hooks, self._hooks = self._hooks, []
         return hooks
 
-    def _again(self, error: Exception, sql: str, values: Sequence[Any]) -> sqlite3.Cursor:
-        """Runs a statement that starts a transaction until the database is free.
+    def _again(self, error: Exception, prepared: Prepared, given: Params | Sequence[Any]) -> sqlite3.Cursor:
+        if self.depth:
+            raise self._failed(error) from error
+        began = self.now
+
+        def attempt() -> sqlite3.Cursor:
+            if not isinstance(given, Mapping):
+                return self._execute(prepared.sql, given)
+            # The wait must not be taken off a lease: times counted from now move with it.
+            late = self._clock() - began
+            self.now = began + late
+            return self._execute(prepared.sql, prepared.bind({**given, **{key: given[key] + late for key in _TIMES & given.keys()}}))
+
+        return self._patiently(error, attempt)
+
+    def _patiently(self, error: Exception, attempt: Callable[[], sqlite3.Cursor]) -> sqlite3.Cursor:
+        """Tries what starts a transaction until the database is free.
 
         SQLite's own back-off starves some writers for seconds; short, jittered waits share the lock fairly.
         """
-        if self.depth:
-            raise self._failed(error) from error
         deadline = time.monotonic() + self._timeout
-        attempt = 0
+        tries = 0
         while is_busy(error) and time.monotonic() < deadline:
-            attempt += 1
-            time.sleep(random.uniform(0.00005, 0.0003) * min(attempt, 10))
+            tries += 1
+            time.sleep(random.uniform(0.00005, 0.0003) * min(tries, 10))
             try:
-                return self._execute(sql, values)
+                return attempt()
             except sqlite3.Error as repeated:
                 error = repeated
         raise self._failed(error) from error

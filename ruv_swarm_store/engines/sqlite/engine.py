@@ -60,25 +60,83 @@ class SQLiteEngine(Engine):
         self._local = threading.local()
         self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()
         self._watch = Watch(lambda: self._writer, self._open_reading if self.capabilities.processes else None)
-        self._read_scope = _Read(self)
-        self._write_scope = _Write(self)
-        self._transaction_scope = _Transaction(self)
 
     # Scopes
 
     def read(self) -> AbstractContextManager[Executor]:
         if self._owner == threading.get_ident():
-            return self._read_scope  # inside this thread's transaction its own changes are seen
+            return self._sharing()  # inside this thread's transaction its own changes are seen
         try:
             return self._local.reader  # type: ignore[no-any-return]
         except AttributeError:
             return self._open_reader()
 
-    def write(self) -> AbstractContextManager[Executor]:
-        return self._write_scope
+    @contextmanager
+    def _sharing(self) -> Iterator[Executor]:
+        """The writer, for SELECTs."""
+        with self._lock:
+            yield self._ready()
 
-    def transaction(self) -> AbstractContextManager[Executor]:
-        return self._transaction_scope
+    @contextmanager
+    def write(self) -> Iterator[Executor]:
+        with self._lock:
+            yield self._ready()
+            if self._watch.waiting:
+                self._watch.note(self._writer)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Executor]:
+        hooks: Sequence[Callable[[], object]] = ()
+        with self._lock:
+            writer = self._ready()
+            level = writer.depth
+            try:
+                if not level:
+                    self._owner = threading.get_ident()
+                writer.begin()
+                if not level:
+                    writer.now = self.clock()
+                yield writer
+                if self._writer is not writer:
+                    raise StoreError(
+                        "this process was forked inside the transaction, which only its parent can end",
+                        hint="Fork outside the with block, or end a child inside it with os._exit",
+                    )
+                if writer.depth != level + 1:
+                    level = 0
+                    raise StoreError(
+                        "transactions of one thread ended out of order, and were rolled back",
+                        hint="Do not await or yield inside a transaction: end it first",
+                    )
+                writer.commit()
+                if not level:
+                    hooks = writer.committed()
+            except BaseException as error:
+                if self._writer is writer:
+                    inner = writer.depth > level + 1
+                    writer.unwind(level)
+                    if inner and isinstance(error, StoreError):
+                        writer.refuse(error)  # what is still open inside must not go on by itself
+                raise
+            finally:
+                if not level and self._writer is writer:
+                    self._owner = 0
+                    if self._watch.waiting:
+                        self._watch.note(writer)
+        for hook in hooks:
+            try:
+                hook()
+            except Exception:
+                log.exception("a hook failed after its transaction had committed")
+
+    def _ready(self) -> Writer:
+        """The writer, in no state but the one this thread knows of; call it with the lock held."""
+        writer = self.writer() if self._writer is None else self._writer
+        if not self._owner:
+            if writer.depth or writer.raw.in_transaction:
+                writer.unwind(0)  # an interrupt struck between a statement and its bookkeeping
+            writer.now = self.clock()
+        return writer
 
     # Connections
 
@@ -181,7 +239,7 @@ class SQLiteEngine(Engine):
                     if broken := raw.execute("PRAGMA foreign_key_check").fetchall():
                         raise Conflict(f"the migration would leave {len(broken)} dangling references, the first in {broken[0][0]}")
                 except BaseException:
-                    run.rollback()
+                    run.unwind(0)
                     raise
                 run.commit()
             finally:
@@ -227,7 +285,6 @@ class SQLiteEngine(Engine):
         error = Closed(f"the store at {self.name} is closed", hint="Open it again with Store.open")
         with self._lock, self._opening:
             self._closed = True
-            _engines.discard(self)
             for reader in list(self._readers):
                 with reader:
                     reader.refuse(error)
@@ -236,6 +293,8 @@ class SQLiteEngine(Engine):
             if self._writer is not None:
                 self._writer.refuse(error)
                 self._writer.raw.close()
+                self._writer = None
+            _engines.discard(self)
 
     # Forks. SQLite notes in a process's memory which file locks its connections hold. A child inherits the notes without
     # the locks: it would believe itself to hold what others then take, such as the right to delete the log it writes to.
@@ -294,7 +353,7 @@ class MemoryEngine(SQLiteEngine):
         self.name = "sqlite://"
 
     def read(self) -> AbstractContextManager[Executor]:
-        return self._read_scope
+        return self._sharing()
 
     def _connect(self, *, writing: bool) -> sqlite3.Connection:
         if self._closed:
@@ -314,100 +373,6 @@ class MemoryEngine(SQLiteEngine):
     def forked(self) -> None:
         super().forked()
         self._closed = True
-
-
-class _Read:
-    """A scope for SELECTs on the writer."""
-
-    __slots__ = ("_engine",)
-
-    def __init__(self, engine: SQLiteEngine) -> None:
-        self._engine = engine
-
-    def __enter__(self) -> Writer:
-        engine = self._engine
-        engine._lock.acquire()
-        try:
-            writer = engine.writer() if engine._writer is None else engine._writer
-            if not writer.depth:
-                writer.now = engine.clock()
-            return writer
-        except BaseException:
-            engine._lock.release()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        self._engine._lock.release()
-
-
-class _Write(_Read):
-    """A scope for one statement on the writer."""
-
-    __slots__ = ()
-
-    def __exit__(self, *_: object) -> None:
-        engine = self._engine
-        if engine._watch.waiting:
-            engine._watch.note(engine._writer)
-        engine._lock.release()
-
-
-class _Transaction:
-    """A scope for a transaction on the writer, or a savepoint in this thread's open one."""
-
-    __slots__ = ("_engine",)
-
-    def __init__(self, engine: SQLiteEngine) -> None:
-        self._engine = engine
-
-    def __enter__(self) -> Writer:
-        engine = self._engine
-        engine._lock.acquire()
-        try:
-            writer = engine.writer() if engine._writer is None else engine._writer
-            writer.begin()
-            try:
-                if writer.depth == 1:
-                    writer.now = engine.clock()
-                    engine._owner = threading.get_ident()
-            except BaseException:
-                writer.rollback()
-                raise
-            return writer
-        except BaseException:
-            engine._lock.release()
-            raise
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        engine = self._engine
-        if engine._owner != threading.get_ident():
-            if kind is None:
-                raise StoreError(
-                    "this process was forked inside the transaction, which only its parent can end",
-                    hint="Fork outside the with block, or end a child inside it with os._exit",
-                )
-            return
-        writer = engine._writer
-        assert writer is not None
-        hooks: Sequence[Callable[[], object]] = ()
-        try:
-            if kind is None:
-                writer.commit()
-                if not writer.depth:
-                    hooks = writer.committed()
-            else:
-                writer.rollback()
-        finally:
-            if not writer.depth:
-                engine._owner = 0
-                if engine._watch.waiting:
-                    engine._watch.note(writer)
-            engine._lock.release()
-        for hook in hooks:
-            try:
-                hook()
-            except Exception:
-                log.exception("a hook failed after its transaction had committed")
 
 
 _engines: weakref.WeakSet[SQLiteEngine] = weakref.WeakSet()
