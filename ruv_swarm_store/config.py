@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, Text, and_, case, delete, literal_column, or_, select, update
+from sqlalchemy import ColumnElement, Text, and_, delete, literal_column, or_, select, update
 
 from ruv_swarm_store import codec, schema
 from ruv_swarm_store.clock import Moment, duration, milliseconds
@@ -28,19 +28,19 @@ _VALUES: dict[str, Any] = {
     "expires_at": parameter("until"),
 }
 _GET = select(*CONFIG.columns).where(_key, _live)
-# An expired entry is as good as absent: setting the key again starts at version 1.
+# An expired entry is as good as absent, but its version goes on: whoever saw it live must not take the next one for it.
 _SET = upsert(
     schema.swarm_config,
     {"key": parameter("key_"), "version": literal_column("1"), **_VALUES},
     on=["key"],
-    update={**_VALUES, "version": case((_live, _c.version + 1), else_=1)},
+    update={**_VALUES, "version": _c.version + 1},
     returning=CONFIG.columns,
 )
 _CREATE = upsert(
     schema.swarm_config,
     {"key": parameter("key_"), "version": literal_column("1"), **_VALUES},
     on=["key"],
-    update={**_VALUES, "version": literal_column("1")},
+    update={**_VALUES, "version": _c.version + 1},
     where=and_(_c.expires_at.is_not(None), _c.expires_at <= _now),
     returning=CONFIG.columns,
 )

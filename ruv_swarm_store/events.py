@@ -89,7 +89,7 @@ class Events(Repository[Event]):
 
         `expected_version` is the version the caller has seen, 0 for a stream that must not exist, `ANY` for whatever it is;
         `Conflict` carries the `actual` one otherwise. An append whose events all carry ids stored before, in this stream, is
-        taken as a repetition: nothing is added and the version is returned.
+        taken as a repetition: nothing is added, and the version it led to then is returned.
         """
         stream = codec.text(aggregate_id, "aggregate id")
         kind = codec.text(type, "aggregate type")
@@ -102,8 +102,8 @@ class Events(Repository[Event]):
             raise InvalidValue("two of the events carry the same id", hint="Give each event its own id, or none")
         with self._scope.transaction() as run:
             version = self._version(run, stream, kind)
-            if named and self._is_repetition(run, stream, kind, named, len(checked)):
-                return version
+            if named and (repeated := self._repeated(run, stream, kind, checked, named)) is not None:
+                return repeated
             if expected_version not in (ANY, version):
                 raise Conflict(
                     f"stream {aggregate_id!r} is at version {version}, not {expected_version}",
@@ -152,13 +152,20 @@ class Events(Repository[Event]):
         row = run.one(_VERSION, {"aggregate": stream, "type": kind})
         return 0 if row is None else int(row[0])
 
-    def _is_repetition(self, run: Executor, stream: str, kind: str, ids: Sequence[str], size: int) -> bool:
-        known = EVENTS.load_all(run.all(_KNOWN, {"ids": codec.encode(ids)}))
+    def _repeated(self, run: Executor, stream: str, kind: str, events: Sequence[_Checked], ids: Sequence[str]) -> int | None:
+        """The version an append of just these events has led to before; None when none of them is stored."""
+        known = {event.id: event for event in EVENTS.load_all(run.all(_KNOWN, {"ids": codec.encode(ids)}))}
         if not known:
-            return False
-        if len(known) == size and all((event.aggregate_id, event.aggregate_type) == (stream, kind) for event in known):
-            return True
-        raise Conflict(f"event {known[0].id!r} is stored already", hint="Repeat an append whole, or give new ids", id=known[0].id)
+            return None
+        asked = [(id, stream, kind, event_type, data) for event_type, data, _, id in events]
+        there = [
+            (event.id, event.aggregate_id, event.aggregate_type, event.event_type, codec.encode(event.event_data))
+            for event in known.values()
+        ]
+        if sorted(there) == sorted((id or "", *rest) for id, *rest in asked):
+            return max(event.sequence_number for event in known.values())
+        id = next(iter(known))
+        raise Conflict(f"event {id!r} is stored already", hint="Repeat an append as it was, or give new ids", id=id)
 
     def read(
         self, aggregate_id: str, *, type: str | None = None, after: int = 0, until: int | None = None, limit: int | None = None

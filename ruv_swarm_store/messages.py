@@ -6,6 +6,7 @@ has received is remembered until it acknowledges, and comes again when it does n
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from ruv_swarm_store.entities import Agent, Audience, Group, Message
 from ruv_swarm_store.errors import Conflict, InvalidValue, NotFound
 from ruv_swarm_store.query import Mapping, Query
 from ruv_swarm_store.repository import Repository
+
+log = logging.getLogger(__name__)
 
 MESSAGES = Mapping(schema.messages, Message)
 
@@ -196,7 +199,8 @@ class Messages(Repository[Message]):
                 end = fresh[-1][_POSITION] if len(fresh) == room else newest
                 run.run(_MOVE_CURSOR, {"agent": who, "topic": about, "position_": end})
                 rows += fresh
-        return sorted(MESSAGES.load_all(rows), key=lambda message: message.position)
+        # A row damaged from outside must not withhold the others.
+        return sorted(MESSAGES.load_all(rows, lambda error: log.error("%s", error)), key=lambda message: message.position)
 
     def _cursor(self, run: Executor, agent: str, topic: str) -> int:
         row = run.one(_CURSOR, {"agent": agent, "topic": topic})

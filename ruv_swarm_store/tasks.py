@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import random
 import time
 from collections.abc import Iterable, Sequence
@@ -18,6 +20,8 @@ from ruv_swarm_store.errors import Conflict, InvalidTransition, InvalidValue, Le
 from ruv_swarm_store.query import Mapping
 from ruv_swarm_store.repository import Repository
 from ruv_swarm_store.schema import FINAL, LEASED, OPEN
+
+log = logging.getLogger(__name__)
 
 TASKS = Mapping(schema.tasks, Task)
 FAILURES = Mapping(schema.task_failures, TaskFailure, key="task_id")
@@ -188,6 +192,7 @@ _GIVE_UP = (
     .returning(_c.id)
 )
 _DEPENDENCY_STATES = select(_c.id, _c.status).where(_c.id.in_(text_items(_ids)))
+_STATUS = select(_c.status).where(_id)
 _LIVE_KEY = select(*TASKS.columns).where(_c.unique_key == parameter("unique_key"), _c.unique_key.is_not(None), not_(_c.status.in_(FINAL)))
 _DEPEND = insert_into(schema.task_dependencies)
 _FAILURES_OF = select(*FAILURES.columns).where(schema.task_failures.c.task_id == parameter("id")).order_by(schema.task_failures.c.fence)
@@ -234,6 +239,22 @@ class Tasks(Repository[Task]):
         "created_at", "status", "agent_id", "result", "error_message", "run_at", "assigned_at", "started_at", "completed_at",
         "lease_expires_at", "fence", "retry_count",
     )  # fmt: skip
+
+    def delete(self, id: Task | str | int) -> bool:
+        """Removes a task's row; whether there was one. Raises `Conflict` while an agent holds it or others refer to it."""
+        return self.delete_many([id]) > 0
+
+    def delete_many(self, ids: Iterable[Task | str | int]) -> int:
+        """Removes tasks, all or none; see `delete`."""
+        keys = [TASKS.identity(id) for id in ids]
+        with self._scope.transaction() as run:
+            for key in keys:
+                found = run.one(_STATUS, {"id": key})
+                if found is not None and found[0] in LEASED:
+                    raise Conflict(
+                        f"task {key!r} is {found[0]}", hint="Cancel it first: the agent that holds it must learn of its end", id=key
+                    )
+            return sum(run.run(self.statements.delete, {"key": key}) for key in keys)
 
     # Into the queue
 
@@ -376,9 +397,12 @@ class Tasks(Repository[Task]):
         """
         who, wanted = _agent_id(agent), _types(types)
         deadline = None if timeout is None else time.monotonic() + duration(timeout, "timeout") / 1000
+        rescued = -math.inf
         while True:
             seen = self._scope.changes()
-            self.rescue()
+            if time.monotonic() - rescued >= LONGEST_PAUSE:
+                self.rescue()
+                rescued = time.monotonic()
             # Looking first keeps those who wait in vain away from the write lock.
             with self._scope.read() as run:
                 ready, due, now = self._anything(run, who), (run.one(_NEXT_DUE) or [None])[0], run.now
@@ -450,7 +474,7 @@ class Tasks(Repository[Task]):
         of every attempt is kept: see `failures`. Raises `LeaseLost`, `InvalidTransition` or `NotFound`.
         """
         key = _lease(task)
-        reason = codec.text(f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else error, "error")
+        reason = _reason(error)
         span = None if delay is None else duration(delay, "delay")
         with self._scope.transaction() as run:
             held = self._held(run, key, "failed")
@@ -672,6 +696,13 @@ def _result(result: Any) -> str | None:
     return None if result is None else codec.seal(result, "result")[1]
 
 
+def _reason(error: str | BaseException) -> str:
+    """An error's text; an exception's is made storable whatever it holds, for failing must not fail."""
+    if not isinstance(error, BaseException):
+        return codec.text(error, "error")
+    return f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode().replace("\0", "\\0")
+
+
 def _why_not(task: Task, fence: int | None, verb: str, allowed: Sequence[TaskStatus]) -> Conflict:
     # Fence 0 is a task before its first claim: it has no lease to lose.
     if fence is not None and (fence != task.fence or (fence > 0 and task.status not in (*LEASED, *FINAL))):
@@ -734,7 +765,8 @@ def _settle(run: Executor, *, done: Sequence[str] = (), dead: Sequence[str] = ()
 def take_back(run: Executor, rows: Sequence[Sequence[Any]], reason: str) -> list[Task]:
     """Ends the attempts of these leased tasks: each goes back to the queue, or fails when its retries are spent."""
     taken = []
-    for task in TASKS.load_all(rows):
+    # A row damaged from outside stays where it is: it must not keep the others from being taken back.
+    for task in TASKS.load_all(rows, lambda error: log.error("%s", error)):
         if task.retry_count < task.max_retries:
             taken.append(_give_back(run, task, reason, retries=1, delay=0))
         else:

@@ -1,5 +1,6 @@
 """The SQLite engine: files shared by threads and processes, killed, forked, filled, damaged; and statements along their indexes."""
 
+import contextlib
 import gc
 import os
 import re
@@ -564,3 +565,73 @@ def test_a_trace_hears_failures_too(path: Path) -> None:
         with pytest.raises(Conflict):
             store.groups.create("g")
         assert [sql.split()[0] for sql in heard] == ["INSERT"]
+
+
+def test_a_trace_that_fails_harms_nothing(path):
+    calls = []
+
+    def trace(sql, seconds):
+        calls.append(sql)
+        raise BrokenPipeError("nobody listens")
+
+    with Store.open(path) as _:
+        pass
+    with Store.open(path, trace=trace) as store:
+        for n in range(3):
+            store.tasks.enqueue("t", n)
+        with store.transaction() as work:
+            work.tasks.enqueue("t", 3)
+    assert calls
+    with Store.open(path) as store:
+        assert store.tasks.count() == 4
+
+
+def test_transactions_that_end_out_of_order_are_rolled_back_and_told(path):
+    with Store.open(path) as store:
+        outer, inner = store.transaction(), store.transaction()
+        outer.__enter__().config.set("a", 1)
+        work = inner.__enter__()
+        with pytest.raises(StoreError, match="out of order"):
+            outer.__exit__(None, None, None)
+        with pytest.raises(StoreError):
+            work.config.set("b", 1)
+        with pytest.raises(StoreError):
+            inner.__exit__(None, None, None)
+        assert store.config.prefix("") == {}
+        store.config.set("c", 1)
+        assert store.config.prefix("") == {"c": 1}
+
+
+class Interrupt(BaseException):
+    """What Ctrl-C is, without its power over the test run."""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no interval timer")
+def test_an_interrupt_leaves_no_transaction_open(path):
+    armed = False
+
+    def strike(*_: Any) -> None:
+        nonlocal armed
+        if armed:
+            armed = False
+            raise Interrupt
+
+    before = signal.signal(signal.SIGALRM, strike)
+    try:
+        with Store.open(path) as store:
+            for _ in range(100):
+                acknowledged = store.config.get("n", 0)
+                signal.setitimer(signal.ITIMER_REAL, 0.002)
+                with contextlib.suppress(Interrupt):
+                    armed = True
+                    while True:
+                        with store.transaction() as work:
+                            work.config.set("n", acknowledged + 1)
+                        acknowledged += 1
+                with Store.open(path, timeout=1) as other:  # neither the lock nor the transaction was left behind
+                    assert other.config.get("n", 0) >= acknowledged
+                    store.config.set("mine", 1)
+                    other.config.set("other", 1)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

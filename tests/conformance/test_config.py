@@ -68,11 +68,11 @@ def test_what_has_expired_is_shown_by_no_verb_removed_or_not(store: Store, clock
         store.config.expire()
 
 
-def test_an_expired_key_begins_anew(store: Store, clock):
+def test_an_expired_key_set_again_has_a_version_of_its_own(store: Store, clock):
     store.config.set("k", 1)
     store.config.set("k", 2, ttl=1)
     clock.advance(1)
-    assert store.config.set("k", 3).version == 1
+    assert store.config.set("k", 3).version == 3  # whoever saw version 2 must not take this one for it
     assert store.config.entry("k").expires_at is None
 
 
@@ -134,7 +134,9 @@ def test_an_expired_key_counts_as_not_set(store: Store, clock):
     with pytest.raises(Conflict) as caught:
         store.config.compare_and_set("k", 2, expected=1)
     assert caught.value.data["actual"] == 0
-    assert store.config.compare_and_set("k", 2, expected=0) == ConfigEntry("k", 2, clock.now, None, None, 1)
+    assert store.config.compare_and_set("k", 2, expected=0) == ConfigEntry("k", 2, clock.now, None, None, 2)
+    with pytest.raises(Conflict):
+        store.config.compare_and_set("k", 3, expected=1)  # the holder whose entry expired
 
 
 @pytest.mark.parametrize("expected", [-1, None, 1.0, "1", True])

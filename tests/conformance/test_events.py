@@ -82,8 +82,10 @@ def test_an_append_repeated_by_id_adds_nothing(store: Store):
     batch = [NewEvent("t", 1, id="e-1"), NewEvent("t", 2, id="e-2")]
     assert store.events.append("a", batch, type="thing", expected_version=0) == 2
     append(store, "a", "later")
-    assert store.events.append("a", batch, type="thing", expected_version=0) == 3
-    assert store.events.append("a", batch, type="thing") == 3
+    assert store.events.append("a", batch, type="thing", expected_version=0) == 2
+    assert store.events.append("a", batch, type="thing") == 2
+    with pytest.raises(Conflict, match="e-"):
+        store.events.append("a", [NewEvent("t", "other", id="e-1"), NewEvent("t", 2, id="e-2")], type="thing")
     assert [event.event_data for event in store.events.read("a")] == [1, 2, None]
 
 

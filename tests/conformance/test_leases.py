@@ -3,7 +3,7 @@
 import pytest
 from msgspec import structs
 
-from ruv_swarm_store import InvalidTransition, InvalidValue, LeaseLost, NotFound, Store, Task, TaskStatus
+from ruv_swarm_store import Conflict, InvalidTransition, InvalidValue, LeaseLost, NotFound, Store, Task, TaskStatus
 from ruv_swarm_store.entities import TaskFailure
 from ruv_swarm_store.tasks import Backoff
 
@@ -407,3 +407,28 @@ def test_the_fence_grows_with_every_claim(store: Store, agent, clock):
         fences.append(task.fence)
         end(task)
     assert fences == [1, 2, 3, 4]
+
+
+def test_a_held_task_cannot_be_deleted(store: Store):
+    agent = store.agents.register("a")
+    store.tasks.enqueue("t", id="held")
+    held = store.tasks.claim(agent)
+    with pytest.raises(Conflict, match="assigned"):
+        store.tasks.delete("held")
+    store.tasks.cancel(held)
+    assert store.tasks.delete("held")
+
+
+def test_an_exception_s_text_is_kept_whatever_it_holds(store: Store):
+    agent = store.agents.register("a")
+    store.tasks.enqueue("t")
+    failed = store.tasks.fail(store.tasks.claim(agent), ValueError("a\0b \udcff"), retry=False)
+    assert failed.error_message == "ValueError: a\\0b \\udcff"
+
+
+def test_a_terminated_agent_gets_nothing_in_bulk_either(store: Store):
+    agent = store.agents.register("a")
+    store.tasks.enqueue("t")
+    store.agents.terminate(agent)
+    with pytest.raises(InvalidTransition):
+        store.tasks.claim_many(agent, 5)

@@ -23,8 +23,8 @@ class Watch:
         self._writer = writer
         self._open_probe = probe
         self._changed = threading.Condition()
-        self._leading = threading.Lock()
-        self._looking = threading.Lock()
+        self._led = False
+        self._looking = threading.RLock()  # a signal handler may close the store in the middle of a look
         self._probe: sqlite3.Connection | None = None
         self._version = 0
         self._count = 0
@@ -63,18 +63,20 @@ class Watch:
         with self._changed:
             self.waiting += 1
         try:
-            while self._count == seen and (left := deadline - time.monotonic()) > 0:
-                if self._leading.acquire(blocking=False):
-                    try:
-                        self._lead(seen, deadline)
-                    finally:
-                        self._leading.release()
-                        with self._changed:
-                            self._changed.notify_all()
-                else:
+            while (left := deadline - time.monotonic()) > 0:
+                with self._changed:
+                    if self._count != seen:
+                        break
+                    if self._led:
+                        self._changed.wait(left)
+                        continue
+                    self._led = True
+                try:
+                    self._lead(seen, deadline)
+                finally:
                     with self._changed:
-                        if self._count == seen:
-                            self._changed.wait(left)
+                        self._led = False
+                        self._changed.notify_all()
             return self._count != seen
         finally:
             with self._changed:
