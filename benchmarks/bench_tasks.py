@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from floor import NOW, Floor
@@ -86,6 +87,18 @@ def bench_claim(store: Store, floor: Floor, worker: Agent, compare: Compare, pen
             assert claim(worker) is not None
 
     compare(ours, lambda: floor.claim(count), operations=count, floor_is="UPDATE … RETURNING in autocommit, tuples")
+
+
+def bench_claim_at_1m_pending_beside_10k(tmp_path: Path, compare: Compare) -> None:
+    """How the claim grows: one store with a hundred times the backlog of the other, in turn."""
+    with Store.open(tmp_path / "large.db") as large, Store.open(tmp_path / "small.db") as small:
+        jobs = []
+        for store, pending in ((large, 1_000_000), (small, 10_000)):
+            worker = store.agents.register("bench")
+            for _ in range(0, pending, 10_000):
+                store.tasks.enqueue_many(NewTask("crawl", PAYLOAD, index % 10) for index in range(10_000))
+            jobs.append(lambda store=store, worker=worker: [store.tasks.claim(worker) for _ in range(250)])
+        compare(*jobs, operations=250, floor_is="the same verb, 10k pending: 0.5 would be twice as slow")
 
 
 def bench_claim_32_at_once(store: Store, floor: Floor, worker: Agent, compare: Compare, rows: int) -> None:

@@ -236,8 +236,8 @@ class Tasks(Repository[Task]):
 
     mapping = TASKS
     managed = (
-        "created_at", "status", "agent_id", "result", "error_message", "run_at", "assigned_at", "started_at", "completed_at",
-        "lease_expires_at", "fence", "retry_count",
+        "created_at", "status", "agent_id", "parent_task_id", "result", "error_message", "run_at", "assigned_at", "started_at",
+        "completed_at", "lease_expires_at", "fence", "retry_count",
     )  # fmt: skip
 
     def delete(self, id: Task | str | int) -> bool:

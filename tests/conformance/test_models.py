@@ -483,7 +483,7 @@ class ConfigMachine(RuleBasedStateMachine):
         self.store.close()
 
 
-@pytest.mark.parametrize(("machine", "examples", "steps"), [(TaskMachine, 80, 50), (InboxMachine, 40, 40), (ConfigMachine, 30, 30)])
+@pytest.mark.parametrize(("machine", "examples", "steps"), [(TaskMachine, 60, 50), (InboxMachine, 40, 40), (ConfigMachine, 30, 30)])
 def test_random_verbs_agree_with_the_model(new_database, machine, examples, steps):
     scale = settings().max_examples / 60  # more of them in the deep profile
     run_state_machine_as_test(

@@ -1,6 +1,7 @@
 """Tasks among tasks: dependencies, trees and unique keys."""
 
 import pytest
+from msgspec import structs
 
 from ruv_swarm_store import InvalidTransition, InvalidValue, NewTask, NotFound, Store, TaskStatus
 from ruv_swarm_store.errors import StoreError
@@ -189,6 +190,16 @@ def test_a_parent_must_exist_and_be_another(store: Store):
     with pytest.raises(InvalidValue):
         store.tasks.enqueue("t", parent="self", id="self")
     assert store.tasks.count() == 0
+
+
+def test_no_task_can_be_put_below_its_own_descendant(store: Store):
+    root = store.tasks.enqueue("root")
+    child = store.tasks.enqueue("child", parent=root)
+    with pytest.raises(InvalidValue, match="parent"):
+        store.tasks.update(structs.replace(root, parent_task_id=child.id))
+    assert store.tasks.replace(structs.replace(root, parent_task_id=child.id)).parent_task_id is None
+    assert store.tasks.upsert(structs.replace(root, parent_task_id=child.id)).parent_task_id is None
+    assert store.tasks.get(child) == child
 
 
 def test_cancel_ends_one_task(store: Store, clock):
