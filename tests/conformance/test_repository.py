@@ -43,8 +43,8 @@ NOUNS = [
         lambda n: Task(f"id-{n:04}", f"type-{n}", {"n": n}, n, priority=n % 101, unique_key=f"key-{n}"),
         lambda task, n: structs.replace(task, payload=[n], priority=n % 101, max_retries=n),
         {
-            "status": TaskStatus.CANCELLED, "agent_id": "somebody", "parent_task_id": "other", "result": 1, "error_message": "x", "run_at": 1,
-            "assigned_at": 1, "started_at": 1, "completed_at": 1, "fence": 7, "retry_count": 7, "created_at": 1_000,
+            "status": TaskStatus.CANCELLED, "agent_id": "somebody", "parent_task_id": "other", "result": 1, "error_message": "x",
+            "run_at": 1, "assigned_at": 1, "started_at": 1, "completed_at": 1, "fence": 7, "retry_count": 7, "created_at": 1_000,
         },
         "position",
     ),
