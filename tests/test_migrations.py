@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,12 @@ def ddl(path: Path) -> dict[str, str]:
         return {name: normal(sql) for name, sql in rows if not name.startswith("sqlite_")}
     finally:
         connection.close()
+
+
+def rows(path: Path, sql: str) -> list[tuple[object, ...]]:
+    """What a query finds in a database file."""
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(sql).fetchall()
 
 
 def opened(path: Path) -> Engine:
@@ -151,7 +158,7 @@ def test_what_is_applied_is_on_record(fresh: Path) -> None:
     assert [applied.id for applied in recorded] == [known.id for known in migrations.available()]
     assert recorded[-1].id == schema.REVISION
     assert all(applied.applied_at for applied in recorded)
-    [(version, name, checksum)] = sqlite3.connect(fresh).execute("SELECT version, name, checksum FROM schema_migrations").fetchall()
+    [(version, name, checksum)] = rows(fresh, "SELECT version, name, checksum FROM schema_migrations")
     assert (version, name, checksum) == (1, "initial", migrations.available()[0].checksum)
 
 
@@ -210,7 +217,7 @@ def test_a_revision_that_fails_leaves_nothing_behind(fresh: Path, copied: Path) 
     assert migrations.current(engine) == "0001"
     engine.close()
     assert ddl(fresh) == before
-    assert sqlite3.connect(fresh).execute("SELECT count(*) FROM schema_migrations").fetchone() == (1,)
+    assert rows(fresh, "SELECT count(*) FROM schema_migrations") == [(1,)]
 
 
 def test_a_revision_that_leaves_dangling_references_is_rolled_back(fresh: Path, copied: Path) -> None:
