@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ruv_swarm_store import Store, TaskStatus
+from ruv_swarm_store import NewTask, Store, TaskStatus
 
 PROGRAM = Path(__file__).parent / "programs" / "drain.py"
 Worker = subprocess.Popen[str]
@@ -50,8 +50,8 @@ def test_eight_processes_of_four_threads_drain_the_queue_while_one_is_killed_eac
 ) -> None:
     path, tasks = tmp_path / "swarm.db", 20_000
     with Store.open(path) as store:
-        # A killed worker's tasks count as retries: as many as there are kills may hit one task.
-        store.tasks.enqueue_many([("work", number) for number in range(tasks)])
+        # A killed worker's tasks count as retries, and so do those of one that a busy machine holds up for a whole lease.
+        store.tasks.enqueue_many(NewTask("work", number, max_retries=100) for number in range(tasks))
         running = [worker(path, threads=4, lease=2.0) for _ in range(8)]
         for process in running:
             go(process)
@@ -75,8 +75,7 @@ def test_eight_processes_of_four_threads_drain_the_queue_while_one_is_killed_eac
         completed = Counter(event.aggregate_id for event in store.events.walk())
         assert len(completed) == tasks  # none lost …
         assert set(completed.values()) == {1}  # … and none completed twice
-        retried = sum(task.retry_count for page in store.tasks.pages(5_000) for task in page)
-        assert 0 < retried <= killed * 4
+        assert any(task.retry_count for page in store.tasks.pages(5_000) for task in page)  # the kills did hit
         assert store.check() == []
 
 
