@@ -44,14 +44,14 @@ _REVIVE = _changed(
     _c.id == parameter("agent"),
     type=parameter("type_"),
     name=parameter("name_"),
-    capabilities=parameter("capabilities_", Text),
-    configuration=parameter("configuration_", Text),
+    capabilities=parameter("capabilities_", schema.Json()),
+    configuration=parameter("configuration_", schema.Json()),
     status=constant(_c.status, AgentStatus.IDLE),
     last_heartbeat=parameter("now"),
     terminated_at=null(),
 )
 _STALE = select(*AGENTS.columns).where(_SILENT, _c.last_heartbeat < parameter("before")).order_by(_c.last_heartbeat)
-_FAIL = _changed(_c.id.in_(text_items(parameter("ids", Text))), status=constant(_c.status, AgentStatus.FAILED))
+_FAIL = _changed(_c.id.in_(text_items("ids")), status=constant(_c.status, AgentStatus.FAILED))
 _TERMINATE = _changed(
     _c.id == parameter("agent"), _alive, status=constant(_c.status, AgentStatus.TERMINATED), terminated_at=parameter("now")
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, Text, and_, delete, literal_column, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, literal_column, or_, select, update
 
 from ruv_swarm_store import codec, schema
 from ruv_swarm_store.clock import Moment, duration, milliseconds
@@ -22,7 +22,7 @@ _key = _c.key == parameter("key_")
 _now: Any = parameter("now", schema.Int64)
 _live: ColumnElement[bool] = or_(_c.expires_at.is_(None), _c.expires_at > _now)
 _VALUES: dict[str, Any] = {
-    "value": parameter("value_", Text),
+    "value": parameter("value_", schema.Json()),
     "updated_at": _now,
     "updated_by": parameter("by"),
     "expires_at": parameter("until"),

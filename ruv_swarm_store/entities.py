@@ -69,7 +69,10 @@ class Agent(Struct, frozen=True, gc=False):
 
 
 class Task(Struct, frozen=True, gc=False):
-    """A unit of work. `fence` grows with every claim: it tells a lease from any later one on the same task."""
+    """A unit of work. `fence` grows with every claim: it tells a lease from any later one on the same task.
+
+    `awaited` is 1 once another task depends on it, and `schedule` names the schedule it is an occurrence of.
+    """
 
     id: str
     type: str
@@ -93,6 +96,11 @@ class Task(Struct, frozen=True, gc=False):
     retry_count: int = 0
     version: int = 1
     position: int = 0
+    idempotency_key: str | None = None
+    concurrency_key: str | None = None
+    schedule: str | None = None
+    cancel_requested_at: int | None = None
+    awaited: int = 0
 
 
 class NewTask(Struct, frozen=True, gc=False):
@@ -191,12 +199,13 @@ class Group(Struct, frozen=True, gc=False):
 
 
 class Member(Struct, frozen=True, gc=False):
-    """An agent's place in a group."""
+    """An agent's place in a group. `joined_position` is that of the newest message when it joined."""
 
     group_id: str
     agent_id: str
     role: str | None
     joined_at: int
+    joined_position: int = 0
 
 
 class Event(Struct, frozen=True, gc=False):

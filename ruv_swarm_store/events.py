@@ -47,18 +47,15 @@ _READ = (
 )
 _READ_ALL = select(*EVENTS.columns).where(_c.position > _after).order_by(_c.position).limit(_limit)
 _READ_TYPES = (
-    select(*EVENTS.columns)
-    .where(_c.position > _after, _c.event_type.in_(text_items(parameter("types", Text))))
-    .order_by(_c.position)
-    .limit(_limit)
+    select(*EVENTS.columns).where(_c.position > _after, _c.event_type.in_(text_items("types"))).order_by(_c.position).limit(_limit)
 )
 _values = {
     "id": parameter("id", Text),
     "aggregate_id": _aggregate,
     "aggregate_type": _type,
     "event_type": parameter("event_type", Text),
-    "event_data": parameter("event_data", Text),
-    "metadata": parameter("metadata", Text),
+    "event_data": parameter("event_data", schema.Json()),
+    "metadata": parameter("metadata", schema.Json()),
     "timestamp": parameter("now", schema.Int64),
 }
 _columns = [*_values, "sequence_number"]
@@ -71,7 +68,7 @@ _APPEND_ANY = (
     insert(schema.events).from_select(_columns, select(*_values.values(), _current + literal_column("1"))).returning(_c.sequence_number)
 )
 _HEAD = select(func.coalesce(func.max(_c.position), 0))
-_KNOWN = select(*EVENTS.columns).where(_c.id.in_(text_items(parameter("ids", Text))))
+_KNOWN = select(*EVENTS.columns).where(_c.id.in_(text_items("ids")))
 _EVERYTHING = 2**63 - 1
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Text, delete, select
+from sqlalchemy import Text, delete, literal_column, select
 
 from ruv_swarm_store import codec, schema
 from ruv_swarm_store.clock import new_id
@@ -23,7 +23,13 @@ _agent: Any = parameter("agent", Text)
 
 _JOIN = upsert(
     schema.agent_group_members,
-    {"group_id": _group, "agent_id": _agent, "role": parameter("role_"), "joined_at": parameter("now")},
+    {
+        "group_id": _group,
+        "agent_id": _agent,
+        "role": parameter("role_"),
+        "joined_at": parameter("now"),
+        "joined_position": literal_column("0"),
+    },
     on=["group_id", "agent_id"],
     update={"role": parameter("role_")},
     returning=MEMBERS.columns,

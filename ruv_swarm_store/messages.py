@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Text, and_, exists, func, literal_column, 
 
 from ruv_swarm_store import codec, schema
 from ruv_swarm_store.clock import Moment, duration, milliseconds, new_id
-from ruv_swarm_store.engines import Executor, insert_into, parameter, text_items, upsert
+from ruv_swarm_store.engines import Executor, insert_into, number_items, parameter, upsert
 from ruv_swarm_store.entities import Agent, Audience, Group, Message
 from ruv_swarm_store.errors import Conflict, InvalidValue, NotFound
 from ruv_swarm_store.query import Mapping, Query
@@ -74,7 +74,7 @@ _AGAIN = (
 )
 _REDELIVER = (
     update(schema.message_deliveries)
-    .where(_d.agent_id == _agent, _d.message_position.in_(text_items(parameter("positions", Text))))
+    .where(_d.agent_id == _agent, _d.message_position.in_(number_items("positions")))
     .values(deliveries=_d.deliveries + 1, delivered_at=_now, visible_at=parameter("visible"))
 )
 _ACKNOWLEDGE = upsert(

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from msgspec import Struct, structs
-from sqlalchemy import ColumnElement, Select, Text, case, func, literal, or_, select
+from sqlalchemy import ColumnElement, Select, Text, case, func, or_, select
 
 from ruv_swarm_store import codec, schema
 from ruv_swarm_store.clock import Moment, milliseconds
-from ruv_swarm_store.engines import json_member, parameter
+from ruv_swarm_store.engines import json_has, parameter
 from ruv_swarm_store.entities import Agent, Metric
 from ruv_swarm_store.errors import Conflict, InvalidValue, NotFound
 from ruv_swarm_store.query import Mapping
@@ -184,4 +184,4 @@ def _seal(sample: Sample) -> Metric:
 def _tagged(tag: str, value: str | int | float | bool) -> ColumnElement[bool]:
     if not isinstance(value, (str, int, float, bool)):
         raise InvalidValue(f"tag {tag!r} is {value!r}", hint="Compare tags with strings, numbers or booleans")
-    return json_member(_c.tags, codec.text(tag, "tag")) == literal(codec.seal(value, f"tag {tag!r}")[0])
+    return json_has(_c.tags, codec.text(tag, "tag"), codec.seal(value, f"tag {tag!r}")[0])

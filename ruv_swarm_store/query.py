@@ -28,7 +28,20 @@ class Mapping(Generic[E]):
     `load` and `dump` are the only way between a row as the driver has it and an entity.
     """
 
-    __slots__ = ("_checks", "_encoders", "_loaders", "_make", "columns", "fields", "generated", "insertion", "key", "table")
+    __slots__ = (
+        "_checks",
+        "_encoders",
+        "_loaders",
+        "_make",
+        "_number",
+        "columns",
+        "fields",
+        "generated",
+        "given",
+        "insertion",
+        "key",
+        "table",
+    )
 
     def __init__(
         self,
@@ -44,6 +57,8 @@ class Mapping(Generic[E]):
         self.fields: Sequence[str] = [column.name for column in columns]
         generated = self.table.autoincrement_column
         self.generated: str | None = None if generated is None else generated.name
+        self._number = None if self.generated is None else self.fields.index(self.generated)
+        self.given: Sequence[str] = [name for name in self.fields if name != self.generated]
         self.insertion = insert_into(cast("Table[Any]", table))
         self.columns: Sequence[ColumnElement[Any]] = [
             type_coerce(column, Text).label(column.name) if isinstance(column.type, schema.Json) else column for column in columns
@@ -100,8 +115,8 @@ class Mapping(Generic[E]):
         values = list(msgspec.structs.astuple(entity))
         for index, encode in self._encoders:
             values[index] = encode(values[index])
-        if self.generated is not None:
-            values.pop()
+        if self._number is not None:
+            del values[self._number]
         return values
 
     def seal(self, entity: E) -> E:

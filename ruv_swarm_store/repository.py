@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
-from sqlalchemy import ColumnElement, Executable, Text, delete, func, select, update
+from sqlalchemy import ColumnElement, Executable, delete, func, select, update
 
 from ruv_swarm_store import codec
 from ruv_swarm_store.engines import Executor, Scope, parameter, text_items, upsert
@@ -26,7 +26,7 @@ class Statements:
         table, key = mapping.table, mapping.key
         self.mine = key == parameter("key")
         self.find: Executable = select(*mapping.columns).where(self.mine)
-        self.find_many: Executable = select(*mapping.columns).where(key.in_(text_items(parameter("keys", Text))))
+        self.find_many: Executable = select(*mapping.columns).where(key.in_(text_items("keys")))
         self.find_all: Executable = select(*mapping.columns).order_by(key if mapping.generated is None else table.c[mapping.generated])
         self.delete: Executable = delete(table).where(self.mine)
         self.count: Executable = select(func.count()).select_from(table)
@@ -140,8 +140,8 @@ class Repository(Generic[E]):
     def _insert(self, run: Executor, entities: Sequence[E]) -> list[E]:
         if not entities:
             return []
-        first = run.insert_many(self.mapping.insertion, [self.mapping.dump(entity) for entity in entities])
-        return [self._numbered(entity, first + index) for index, entity in enumerate(entities)]
+        numbers = run.insert_many(self.mapping.insertion, [self.mapping.dump(entity) for entity in entities])
+        return [self._numbered(entity, number) for entity, number in zip(entities, numbers, strict=True)]
 
     def _numbered(self, entity: E, number: int) -> E:
         name = self.mapping.generated
@@ -214,7 +214,7 @@ class Repository(Generic[E]):
             return sum(run.run(self.statements.delete, {"key": self.mapping.identity(id)}) for id in ids)
 
     def _params(self, entity: E) -> dict[str, Any]:
-        return {f"_{name}": value for name, value in zip(self.mapping.fields, self.mapping.dump(entity), strict=False)}
+        return {f"_{name}": value for name, value in zip(self.mapping.given, self.mapping.dump(entity), strict=True)}
 
     def _accept(self, entity: Any, row: Sequence[Any]) -> E:
         stored: E = self.mapping.load(row)

@@ -3,7 +3,8 @@
 Migrations, queries and repositories all start from this `metadata`. Nothing here names a dialect: what an engine
 needs said differently (strict tables, JSON guards, append-only triggers) it adds in `engines.ddl`.
 
-In a table whose rows have an order, `position` (for metrics, `id`) is the engine's own ascending number and comes last.
+In a table whose rows have an order, `position` (for metrics, `id`) is the engine's own ascending number. Columns that came with
+a later revision stand after the first ones, as `ALTER TABLE` puts them.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from sqlalchemy.types import TypeDecorator
 from ruv_swarm_store.entities import AgentStatus, Audience, DependencyPolicy, TaskStatus
 from ruv_swarm_store.errors import InvalidValue
 
-REVISION = "0001"
+REVISION = "0002"
 """The Alembic revision whose result this module describes."""
 
 metadata = MetaData(
@@ -169,9 +170,14 @@ class TaskColumns(TypedColumns):
     retry_count: Named[int] = Column(Int64, nullable=False)
     version: Named[int] = Column(Int64, nullable=False)
     position: Named[int] = Column(Int64, primary_key=True)
+    idempotency_key: Named[str | None] = Column(Text)
+    concurrency_key: Named[str | None] = Column(Text)
+    schedule: Named[str | None] = Column(Text)
+    cancel_requested_at: Named[int | None] = Column(Int64)
+    awaited: Named[int] = Column(Int64, nullable=False, server_default="0")
     __row_pos__: tuple[
         str, str, Any, int, int, int, TaskStatus, str | None, int | None, str | None, DependencyPolicy, str | None, Any, str | None,
-        int | None, int | None, int | None, int | None, int, int, int, int,
+        int | None, int | None, int | None, int | None, int, int, int, int, str | None, str | None, str | None, int | None, int,
     ]  # fmt: skip
 
 
@@ -203,6 +209,22 @@ _partial("ix_tasks_leased", tasks.c.agent_id, where=tasks.c.status.in_(LEASED))
 _partial("ix_tasks_agent", tasks.c.agent_id, where=tasks.c.agent_id.is_not(None))
 _partial("ix_tasks_parent", tasks.c.parent_task_id, where=tasks.c.parent_task_id.is_not(None))
 _partial("ix_tasks_finished", tasks.c.completed_at, tasks.c.type, tasks.c.status, where=tasks.c.status.in_(FINAL))
+# Tasks kept back by a concurrency limit, in the order they are let in; and those that count against it.
+_partial(
+    "ix_tasks_throttled",
+    tasks.c.concurrency_key,
+    tasks.c.priority.desc(),
+    tasks.c.position,
+    where=and_(tasks.c.concurrency_key.is_not(None), tasks.c.status == TaskStatus.BLOCKED),
+)
+_partial(
+    "ix_tasks_admitted",
+    tasks.c.concurrency_key,
+    where=and_(tasks.c.concurrency_key.is_not(None), tasks.c.status.in_((TaskStatus.PENDING, *LEASED))),
+)
+_partial("ix_tasks_schedule", tasks.c.schedule, tasks.c.position, where=tasks.c.schedule.is_not(None))
+_partial("ix_tasks_failed", tasks.c.completed_at, tasks.c.position, where=tasks.c.status == TaskStatus.FAILED)
+_partial("uq_tasks_idempotency_key", tasks.c.idempotency_key, where=tasks.c.idempotency_key.is_not(None), unique=True)
 _partial("uq_tasks_live_key", tasks.c.unique_key, where=and_(tasks.c.unique_key.is_not(None), not_(tasks.c.status.in_(FINAL))), unique=True)
 
 
@@ -229,6 +251,52 @@ task_failures = Table("task_failures", metadata, FailureColumns)
 _partial("ix_task_failures_agent", task_failures.c.agent_id, where=task_failures.c.agent_id.is_not(None))
 
 
+class ScheduleColumns(TypedColumns):
+    name: Named[str] = Column(Text, primary_key=True)
+    type: Named[str] = Column(Text, nullable=False)
+    payload: Named[Any] = Column(Json, nullable=False)
+    cron: Named[str] = Column(Text, nullable=False)
+    timezone: Named[str] = Column(Text, nullable=False)
+    created_at: Named[int] = Column(Int64, nullable=False)
+    priority: Named[int] = Column(Int64, nullable=False)
+    max_retries: Named[int] = Column(Int64, nullable=False)
+    concurrency_key: Named[str | None] = Column(Text)
+    paused_at: Named[int | None] = Column(Int64)
+    next_run_at: Named[int | None] = Column(Int64)
+    last_run_at: Named[int | None] = Column(Int64)
+    version: Named[int] = Column(Int64, nullable=False)
+    __row_pos__: tuple[str, str, Any, str, str, int, int, int, str | None, int | None, int | None, int | None, int]
+
+
+task_schedules = Table(
+    "task_schedules",
+    metadata,
+    ScheduleColumns,
+    CheckConstraint("priority BETWEEN 0 AND 100", name="priority"),
+    _at_least("max_retries", 0),
+    _at_least("version", 1),
+)
+
+
+class PauseColumns(TypedColumns):
+    type: Named[str] = Column(Text, primary_key=True)
+    paused_at: Named[int] = Column(Int64, nullable=False)
+    paused_by: Named[str | None] = Column(Text)
+    __row_pos__: tuple[str, int, str | None]
+
+
+task_pauses = Table("task_pauses", metadata, PauseColumns)
+
+
+class LimitColumns(TypedColumns):
+    key: Named[str] = Column(Text, primary_key=True)
+    at_once: Named[int] = Column(Int64, nullable=False)
+    __row_pos__: tuple[str, int]
+
+
+task_limits = Table("task_limits", metadata, LimitColumns, _at_least("at_once", 1))
+
+
 class GroupColumns(TypedColumns):
     id: Named[str] = Column(Text, primary_key=True)
     name: Named[str] = Column(Text, nullable=False)
@@ -247,7 +315,8 @@ class MemberColumns(TypedColumns):
     agent_id: Named[str] = Column(Text, ForeignKey("agents.id", ondelete="CASCADE"), primary_key=True)
     role: Named[str | None] = Column(Text)
     joined_at: Named[int] = Column(Int64, nullable=False)
-    __row_pos__: tuple[str, str, str | None, int]
+    joined_position: Named[int] = Column(Int64, nullable=False, server_default="0")
+    __row_pos__: tuple[str, str, str | None, int, int]
 
 
 agent_group_members = Table("agent_group_members", metadata, MemberColumns)
@@ -280,7 +349,8 @@ messages = Table(
     CheckConstraint("to_group IS NULL OR audience = 'group'", name="group"),
     _at_least("version", 1),
     # A position is never given twice, even after the newest messages were pruned: inbox cursors rely on it.
-    info={"never_reuse_positions": True},
+    # It ascends in order of commit, too: a reader that has seen one need not look below it again.
+    info={"never_reuse_positions": True, "in_order": True},
 )
 _partial("ix_messages_inbox", messages.c.to_agent, messages.c.position, where=messages.c.to_agent.is_not(None))
 _partial("ix_messages_group", messages.c.to_group, messages.c.position, where=messages.c.to_group.is_not(None))
@@ -351,7 +421,8 @@ class RollupColumns(TypedColumns):
     sum: Named[float] = Column(Real, nullable=False)
     minimum: Named[float] = Column(Real, nullable=False)
     maximum: Named[float] = Column(Real, nullable=False)
-    __row_pos__: tuple[str, int, int, str, str, str, str, int, float, float, float]
+    sketch: Named[Any] = Column(Json, nullable=False)
+    __row_pos__: tuple[str, int, int, str, str, str, str, int, float, float, float, Any]
 
 
 metric_rollups = Table(
@@ -362,6 +433,16 @@ metric_rollups = Table(
     CheckConstraint("resolution > 0 AND bucket % resolution = 0", name="bucket"),
     _at_least("count", 1),
 )
+
+
+class WatermarkColumns(TypedColumns):
+    resolution: Named[int] = Column(Int64, primary_key=True, autoincrement=False)
+    metric_id: Named[int] = Column(Int64, nullable=False)
+    rolled_up_at: Named[int] = Column(Int64, nullable=False)
+    __row_pos__: tuple[int, int, int]
+
+
+metric_watermarks = Table("metric_watermarks", metadata, WatermarkColumns)
 
 
 class ConfigColumns(TypedColumns):
@@ -399,7 +480,7 @@ events = Table(
     # One stream per aggregate; the sequence stands second so that a read by id alone is a range too.
     UniqueConstraint("aggregate_id", "sequence_number", "aggregate_type", name="uq_events_stream"),
     _at_least("sequence_number", 1),
-    info={"append_only": True},
+    info={"append_only": True, "in_order": True},
 )
 Index(None, events.c.event_type, events.c.position)
 

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Executable, Text, and_, case, exists, func
 
 from ruv_swarm_store import codec, schema
 from ruv_swarm_store.clock import Moment, duration, milliseconds, new_id, new_ids
-from ruv_swarm_store.engines import Executor, constant, insert_into, parameter, text_items
+from ruv_swarm_store.engines import Executor, constant, insert_into, number_items, parameter, text_items
 from ruv_swarm_store.entities import Agent, AgentStatus, DependencyPolicy, NewTask, Task, TaskFailure, TaskStats, TaskStatus
 from ruv_swarm_store.errors import Conflict, InvalidTransition, InvalidValue, LeaseLost, NotFound
 from ruv_swarm_store.query import Mapping
@@ -63,7 +63,6 @@ _leased = _c.status.in_(LEASED)
 _id = _c.id == parameter("id")
 _fence = or_(parameter("fence", schema.Int64).is_(None), _c.fence == parameter("fence", schema.Int64))
 _now: Any = parameter("now", schema.Int64)
-_ids = parameter("ids", Text)
 _ready_order = (_c.priority.desc(), _c.position)
 _due = and_(_c.status == TaskStatus.SCHEDULED, _c.run_at <= _now)
 _agent_lives = exists().where(schema.agents.c.id == parameter("agent"), schema.agents.c.status != AgentStatus.TERMINATED)
@@ -104,7 +103,7 @@ _CLAIM_ANY = _claim(_pending, _nothing_due)
 _CLAIM_TYPE = _claim(_of_type, _nothing_due)
 _CANDIDATES = select(_c.priority, _c.position).where(_pending).order_by(*_ready_order).limit(parameter("limit"))
 _CANDIDATES_OF_TYPE = select(_c.priority, _c.position).where(_of_type).order_by(*_ready_order).limit(parameter("limit"))
-_CLAIM_THESE = _changed(_pending, _agent_lives, _c.position.in_(text_items(parameter("positions", Text))), **_CLAIM)
+_CLAIM_THESE = _changed(_pending, _agent_lives, _c.position.in_(number_items("positions")), **_CLAIM)
 _PROMOTE = (
     update(_t)
     .where(_c.position.in_(select(_c.position).where(_due).order_by(_c.run_at).limit(PROMOTION_BATCH)))
@@ -121,7 +120,7 @@ _START = _changed(_id, _fence, _c.status == TaskStatus.ASSIGNED, status=constant
 _HEARTBEAT = update(_t).where(_id, _fence, _leased).values(lease_expires_at=parameter("expires"))
 _COMPLETE = {
     "status": constant(_c.status, TaskStatus.COMPLETED),
-    "result": parameter("result", Text),
+    "result": parameter("result", schema.Json()),
     "completed_at": _now,
     "lease_expires_at": null(),
 }
@@ -146,7 +145,7 @@ _FAIL = _changed(
     error_message=parameter("error"),
 )
 _EXPIRED = select(*TASKS.columns).where(_leased, _c.lease_expires_at <= _now)
-_HELD_BY = select(*TASKS.columns).where(_leased, _c.agent_id.in_(text_items(parameter("agents", Text))))
+_HELD_BY = select(*TASKS.columns).where(_leased, _c.agent_id.in_(text_items("agents")))
 _open = _c.status.in_(OPEN)
 _CANCEL = {"status": constant(_c.status, TaskStatus.CANCELLED), "completed_at": _now, "lease_expires_at": null()}
 _CANCEL_ONE = _changed(_id, _open, **_CANCEL)
@@ -156,7 +155,7 @@ _CANCEL_TREE = _changed(_c.id.in_(select(_tree.c.id)), _open, **_CANCEL)
 
 _other = schema.tasks.alias("other")
 _waiting = and_(
-    _c.status == TaskStatus.BLOCKED, _c.id.in_(select(_dependencies.task_id).where(_dependencies.depends_on_id.in_(text_items(_ids))))
+    _c.status == TaskStatus.BLOCKED, _c.id.in_(select(_dependencies.task_id).where(_dependencies.depends_on_id.in_(text_items("ids"))))
 )
 _unmet = exists(
     select(1)
@@ -173,7 +172,7 @@ _UNBLOCK = (
 )
 _culprit = (
     select(func.min(_dependencies.depends_on_id))
-    .where(_dependencies.task_id == _c.id, _dependencies.depends_on_id.in_(text_items(_ids)))
+    .where(_dependencies.task_id == _c.id, _dependencies.depends_on_id.in_(text_items("ids")))
     .correlate(_t)
     .scalar_subquery()
 )
@@ -191,7 +190,7 @@ _GIVE_UP = (
     )
     .returning(_c.id)
 )
-_DEPENDENCY_STATES = select(_c.id, _c.status).where(_c.id.in_(text_items(_ids)))
+_DEPENDENCY_STATES = select(_c.id, _c.status).where(_c.id.in_(text_items("ids")))
 _STATUS = select(_c.status).where(_id)
 _LIVE_KEY = select(*TASKS.columns).where(_c.unique_key == parameter("unique_key"), _c.unique_key.is_not(None), not_(_c.status.in_(FINAL)))
 _DEPEND = insert_into(schema.task_dependencies)
@@ -303,10 +302,10 @@ class Tasks(Repository[Task]):
             plain = all(new.plain for new in checked)
             rows = [new.row(now, id, plain=plain) for new, id in zip(checked, ids, strict=True)]
             try:
-                first = run.insert_many(_ADD_PLAIN if plain else _ADD, rows)
+                numbers = run.insert_many(_ADD_PLAIN if plain else _ADD, rows)
             except Conflict as error:
                 raise _refused(None, error) from error
-        return [new.stored(row, position) for position, (new, row) in enumerate(zip(checked, rows, strict=True), first)]
+        return [new.stored(row, position) for new, row, position in zip(checked, rows, numbers, strict=True)]
 
     def _add_related(self, run: Executor, new: _Checked) -> Task:
         """Adds a task that may stand for one there is, or wait for others."""

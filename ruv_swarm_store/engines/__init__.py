@@ -9,7 +9,7 @@ import sqlalchemy
 from sqlalchemy.exc import ArgumentError
 
 from ruv_swarm_store.engines import ddl as ddl
-from ruv_swarm_store.engines.constructs import constant, insert_into, json_member, parameter, text_items, upsert
+from ruv_swarm_store.engines.constructs import Insertion, constant, insert_into, json_has, number_items, parameter, text_items, upsert
 from ruv_swarm_store.engines.engine import Capabilities, Durability, Engine, Options
 from ruv_swarm_store.engines.executor import Executor, Scope, Trace
 from ruv_swarm_store.engines.sqlite import MemoryEngine, SQLiteEngine
@@ -20,13 +20,15 @@ __all__ = [
     "Durability",
     "Engine",
     "Executor",
+    "Insertion",
     "Options",
     "Scope",
     "Trace",
     "connect",
     "constant",
     "insert_into",
-    "json_member",
+    "json_has",
+    "number_items",
     "parameter",
     "text_items",
     "upsert",

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Executable, Insert, Table, Text, bindparam, column, insert, select
+from sqlalchemy import Column, ColumnElement, Executable, Insert, Table, Text, bindparam, cast, column, insert, select
 from sqlalchemy.dialects.postgresql import insert as insert_or_update
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.selectable import ScalarSelect
+
+from ruv_swarm_store import schema
 
 
 def parameter(name: str, type_: Any = None) -> Any:
@@ -22,15 +24,28 @@ def constant(column: ColumnElement[Any], value: Any) -> Any:
     return bindparam(None, value, type_=column.type, unique=True, literal_execute=True)
 
 
-def insert_into(table: Table, *columns: Column[Any], **constants: Any) -> Insert:
+class Insertion:
+    """An INSERT of rows: some columns are given row by row, the others are constants."""
+
+    __slots__ = ("columns", "constants", "statement", "table")
+
+    def __init__(self, table: Table, columns: Sequence[Column[Any]], constants: Mapping[str, Any]) -> None:
+        self.table = table
+        self.columns = columns
+        self.constants = constants
+        fixed: dict[str, Any] = {name: constant(table.c[name], value) for name, value in constants.items()}
+        given: dict[str, Any] = {column.name: bindparam(f"_{column.name}", required=False, type_=column.type) for column in columns}
+        self.statement: Insert = insert(table).values({**given, **fixed})
+
+
+def insert_into(table: Table, *columns: Column[Any], **constants: Any) -> Insertion:
     """INSERT of a value for each of `columns`, which stand in the table's order, beside constants in others.
 
     Without `columns`, of every column but the number the engine gives.
     """
     given = [column for column in table.c if (column in columns if columns else column is not table.autoincrement_column)]
     assert not columns or [column.name for column in columns] == [column.name for column in given], "columns are out of order"
-    fixed: dict[str, Any] = {name: constant(table.c[name], value) for name, value in constants.items()}
-    return insert(table).values({**{column.name: bindparam(f"_{column.name}", required=False) for column in given}, **fixed})
+    return Insertion(table, given, constants)
 
 
 def upsert(
@@ -53,7 +68,7 @@ def upsert(
 
 
 class _Items(FunctionElement[Any]):
-    """A JSON array of strings, as a table."""
+    """A JSON array, as a table of its items' text."""
 
     name = "items"
     inherit_cache = True
@@ -64,26 +79,47 @@ def _json_each(element: _Items, compiler: Any, **kw: Any) -> str:
     return f"json_each({compiler.process(element.clauses, **kw)})"
 
 
-class _Member(FunctionElement[Any]):
-    """The value under one key of a JSON object, where it is no list or object itself."""
+@compiles(_Items, "postgresql")
+def _array_elements(element: _Items, compiler: Any, **kw: Any) -> str:
+    return f"jsonb_array_elements_text({compiler.process(element.clauses, **kw)})"
 
-    name = "member"
+
+class _HasMember(FunctionElement[bool]):
+    """Whether a JSON object has a key with a value that is no list or object itself."""
+
+    name = "has_member"
     inherit_cache = True
 
 
-@compiles(_Member, "sqlite")
-def _atom(element: _Member, compiler: Any, **kw: Any) -> str:
-    # A path would do, but in it a key can hold no quotation mark.
-    json, key = (compiler.process(clause, **kw) for clause in element.clauses)
-    return f"(SELECT atom FROM json_each({json}) WHERE key = {key})"  # noqa: S608 - both are SQL already compiled
+@compiles(_HasMember, "sqlite")
+def _atom(element: _HasMember, compiler: Any, **kw: Any) -> str:
+    # A path would do, but in it a key can hold no quotation mark. 1 is no truth here, though SQLite's atom of true is 1.
+    json, key, value = (compiler.process(clause, **kw) for clause in element.clauses)
+    return (
+        f"EXISTS (SELECT 1 FROM json_each({json}) AS member, json_each(json_array(json({value}))) AS wanted "  # noqa: S608 - compiled SQL
+        f"WHERE member.key = {key} AND member.atom = wanted.atom "
+        "AND (member.type IN ('true', 'false')) = (wanted.type IN ('true', 'false')))"
+    )
 
 
-def json_member(json: ColumnElement[Any], key: str) -> ColumnElement[Any]:
-    """The string, number or boolean under a key of a JSON object; compare it with one of those."""
-    return _Member(json, bindparam(None, key, type_=Text(), unique=True))
+@compiles(_HasMember, "postgresql")
+def _contained(element: _HasMember, compiler: Any, **kw: Any) -> str:
+    json, key, value = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"({json} -> {key} = {value})"
 
 
-def text_items(array: ColumnElement[Any]) -> ScalarSelect[Any]:
-    """The strings of a JSON array given as one parameter, for `IN`: one statement whatever their number."""
-    items = _Items(array).table_valued(column("value", Text), name="items")
+def json_has(json: ColumnElement[Any], key: str, value: str | float | bool) -> ColumnElement[bool]:
+    """Whether a JSON object has this string, number or boolean under this key."""
+    return _HasMember(json, bindparam(None, key, type_=Text(), unique=True), bindparam(None, value, type_=schema.Json(), unique=True))
+
+
+def text_items(name: str) -> ScalarSelect[Any]:
+    """The strings of the JSON array given as parameter `name`, for `IN`: one statement whatever their number."""
+    items = _Items(parameter(name, schema.Json())).table_valued(column("value", Text), name="items")
     return select(items.c.value).scalar_subquery()
+
+
+def number_items(name: str) -> ScalarSelect[Any]:
+    """The whole numbers of the JSON array given as parameter `name`, for `IN`."""
+    items = _Items(parameter(name, schema.Json())).table_valued(column("value", Text), name="items")
+    return select(cast(items.c.value, schema.Int64)).scalar_subquery()

@@ -5,6 +5,7 @@ Importing this module dresses `schema.metadata`, so that `create_all`, Alembic a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import DDL, CheckConstraint, Table, event
@@ -28,6 +29,39 @@ def _real(type_: schema.Real, compiler: Any, **_: Any) -> str:
     return "REAL"
 
 
+@compiles(schema.Json, "postgresql")
+def _jsonb(type_: schema.Json, compiler: Any, **_: Any) -> str:
+    return "JSONB"
+
+
+def guards(table: str, *, append_only: bool, in_order: bool) -> dict[str, Sequence[str]]:
+    """What each dialect's database itself makes sure of about a table: the statements, by dialect."""
+    sqlite = [
+        f"""\
+CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table}
+BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"""
+        for verb in ("UPDATE", "DELETE")
+        if append_only
+    ]
+    postgresql = []
+    if append_only:
+        postgresql += [
+            f"""\
+CREATE FUNCTION {table}_refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN RAISE EXCEPTION '{table} is append-only' USING ERRCODE = 'feature_not_supported'; END $$""",
+            f"CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} EXECUTE FUNCTION {table}_refuse()",
+        ]
+    if in_order:
+        # Numbers are given before the commit. Who adds waits for whoever is adding, so that they become visible in order.
+        postgresql += [
+            f"""\
+CREATE FUNCTION {table}_wait() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN PERFORM pg_advisory_xact_lock(hashtextextended(TG_TABLE_SCHEMA || '.{table}', 0)); RETURN NULL; END $$""",
+            f"CREATE TRIGGER {table}_in_order BEFORE INSERT ON {table} EXECUTE FUNCTION {table}_wait()",
+        ]
+    return {"sqlite": sqlite, "postgresql": postgresql}
+
+
 def _dress(table: Table) -> None:
     for index in table.indexes:
         if (where := index.info.get("where")) is not None:
@@ -41,12 +75,14 @@ def _dress(table: Table) -> None:
             valid = f"{column.name} IS NULL OR json_valid({column.name})" if column.nullable else f"json_valid({column.name})"
             guard = CheckConstraint(valid, name=column.name, info={"dialect": "sqlite"})
             table.append_constraint(guard.ddl_if(dialect="sqlite"))
-    if table.info.get("append_only"):
-        for verb in ("UPDATE", "DELETE"):
-            statement = f"""\
-CREATE TRIGGER {table.name}_no_{verb.lower()} BEFORE {verb} ON {table.name}
-BEGIN SELECT RAISE(ABORT, '{table.name} is append-only'); END"""
-            event.listen(table, "after_create", DDL(statement).execute_if(dialect="sqlite"))  # type: ignore[no-untyped-call]
+    append_only, in_order = bool(table.info.get("append_only")), bool(table.info.get("in_order"))
+    for dialect, statements in guards(table.name, append_only=append_only, in_order=in_order).items():
+        for statement in statements:
+            event.listen(table, "after_create", DDL(statement).execute_if(dialect=dialect))  # type: ignore[no-untyped-call]
+    if append_only or in_order:
+        for name in ("refuse", "wait"):
+            drop = DDL(f"DROP FUNCTION IF EXISTS {table.name}_{name}()")  # type: ignore[no-untyped-call]
+            event.listen(table, "after_drop", drop.execute_if(dialect="postgresql"))
 
 
 for _table in schema.metadata.tables.values():

@@ -8,9 +8,11 @@ from contextlib import AbstractContextManager
 from operator import itemgetter
 from typing import Any, Protocol
 
-from sqlalchemy import Dialect, Executable, Insert, Row
+from sqlalchemy import Dialect, Executable, Row, Select, Table
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import ClauseElement
+
+from ruv_swarm_store.engines.constructs import Insertion
 
 Params = Mapping[str, Any]
 Trace = Callable[[str, float], object]
@@ -30,6 +32,9 @@ class Executor(ABC):
 
     now: int
     """The transaction's time, read once when it began, in milliseconds since the epoch."""
+    holding: bool = False
+    """Whether a row read by its key should be held until the transaction ends: others may write beside it, and this one may go on
+    to change what it read."""
 
     @abstractmethod
     def one(self, statement: Executable, params: Params = NONE) -> Sequence[Any] | None:
@@ -44,12 +49,33 @@ class Executor(ABC):
         """Runs the statement; the number of rows it changed."""
 
     @abstractmethod
-    def insert(self, statement: Insert, row: Sequence[Any]) -> int:
-        """Inserts one row, its values in the order of an `insert_into`; returns the number the engine gave it."""
+    def insert(self, insertion: Insertion, row: Sequence[Any]) -> int:
+        """Inserts one row, its values in the order of the insertion's columns; returns the number the engine gave it."""
 
     @abstractmethod
-    def insert_many(self, statement: Insert, rows: Sequence[Sequence[Any]]) -> int:
-        """Inserts rows in order; returns the number of the first, the others' follow without gaps."""
+    def insert_many(self, insertion: Insertion, rows: Sequence[Sequence[Any]]) -> Sequence[int]:
+        """Inserts rows in order; returns the ascending numbers the engine gave them."""
+
+    # Where several transactions write at once, one that decides by what it reads has to keep the others from changing it.
+    # Where one writes at a time these have nothing to do.
+
+    @abstractmethod
+    def hold(self, statement: Select[*tuple[Any, ...]], params: Params = NONE) -> None:
+        """Keeps other transactions from changing the rows a SELECT finds, until this one ends.
+
+        Give it an ORDER BY: those who hold several rows must take them in the same order.
+        """
+
+    @abstractmethod
+    def lock(self, name: str) -> None:
+        """Keeps other transactions that lock the same name waiting until this one ends.
+
+        The name of a table whose numbers ascend in order of commit (`in_order`) keeps others from adding to that.
+        """
+
+    @abstractmethod
+    def settle(self, table: Table) -> None:
+        """Waits until nobody else is adding to a table, and keeps everybody from it until this transaction ends."""
 
     @abstractmethod
     def execute(self, statement: Executable, params: Params = NONE) -> Sequence[Row[*tuple[Any, ...]]]:

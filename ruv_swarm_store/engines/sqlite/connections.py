@@ -12,12 +12,13 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 import sqlalchemy
-from sqlalchemy import Connection, Executable, Insert, Row, event
+from sqlalchemy import Connection, Executable, Row, Select, Table, event
 from sqlalchemy.dialects.sqlite.pysqlite import dialect as sqlite_dialect
 from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.pool import StaticPool
 
 from ruv_swarm_store import codec
+from ruv_swarm_store.engines.constructs import Insertion
 from ruv_swarm_store.engines.engine import Options
 from ruv_swarm_store.engines.executor import NONE, Executor, Params, Prepared, Trace
 from ruv_swarm_store.engines.sqlite.codes import REFUSED, is_busy, translate
@@ -73,15 +74,15 @@ class SQLiteExecutor(Executor):
         except REFUSED as error:
             return self._again(error, prepared, params).rowcount
 
-    def insert(self, statement: Insert, row: Sequence[Any]) -> int:
-        prepared = self._statements.get(statement) or self._prepare(statement)
+    def insert(self, insertion: Insertion, row: Sequence[Any]) -> int:
+        prepared = self._statements.get(insertion.statement) or self._prepare(insertion.statement)
         try:
             return self._execute(prepared.sql, row).lastrowid or 0
         except REFUSED as error:
             return self._again(error, prepared, row).lastrowid or 0
 
-    def insert_many(self, statement: Insert, rows: Sequence[Sequence[Any]]) -> int:
-        prepared = self._statements.get(statement) or self._prepare(statement)
+    def insert_many(self, insertion: Insertion, rows: Sequence[Sequence[Any]]) -> Sequence[int]:
+        prepared = self._statements.get(insertion.statement) or self._prepare(insertion.statement)
         started = time.perf_counter()
         if self._refusal is not None:
             raise self._refusal
@@ -92,7 +93,18 @@ class SQLiteExecutor(Executor):
             raise self._failed(error) from error
         if self._trace is not None:
             self._tell(f"{prepared.sql} -- {len(rows)} rows", time.perf_counter() - started)
-        return last - len(rows) + 1
+        return range(last - len(rows) + 1, last + 1)
+
+    # One transaction writes at a time: nothing has to be held.
+
+    def hold(self, statement: Select[*tuple[Any, ...]], params: Params = NONE) -> None:
+        pass
+
+    def lock(self, name: str) -> None:
+        pass
+
+    def settle(self, table: Table) -> None:
+        pass
 
     def execute(self, statement: Executable, params: Params = NONE) -> Sequence[Row[*tuple[Any, ...]]]:
         try:

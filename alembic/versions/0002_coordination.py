@@ -1,0 +1,147 @@
+"""Coordination: keys, limits, pauses and schedules of tasks; rollups with sketches; PostgreSQL's own guards
+
+Revision: 0002
+Revises: 0001
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+from ruv_swarm_store import schema
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+INDEXES = {
+    "ix_tasks_throttled": (
+        ["concurrency_key", sa.literal_column("priority DESC"), "position"],
+        "concurrency_key IS NOT NULL AND status = 'blocked'",
+    ),
+    "ix_tasks_admitted": (["concurrency_key"], "concurrency_key IS NOT NULL AND status IN ('assigned', 'pending', 'running')"),
+    "ix_tasks_schedule": (["schedule", "position"], "schedule IS NOT NULL"),
+    "ix_tasks_failed": (["completed_at", "position"], "status = 'failed'"),
+    "uq_tasks_idempotency_key": (["idempotency_key"], "idempotency_key IS NOT NULL"),
+}
+COLUMNS = ("idempotency_key", "concurrency_key", "schedule", "cancel_requested_at", "awaited")
+
+
+def upgrade() -> None:
+    op.add_column("tasks", sa.Column("idempotency_key", sa.Text()))
+    op.add_column("tasks", sa.Column("concurrency_key", sa.Text()))
+    op.add_column("tasks", sa.Column("schedule", sa.Text()))
+    op.add_column("tasks", sa.Column("cancel_requested_at", schema.Int64()))
+    op.add_column("tasks", sa.Column("awaited", schema.Int64(), server_default="0", nullable=False))
+    op.execute("UPDATE tasks SET awaited = 1 WHERE id IN (SELECT depends_on_id FROM task_dependencies)")
+    for name, (columns, where) in INDEXES.items():
+        op.create_index(name, "tasks", columns, unique=name.startswith("uq"), sqlite_where=sa.text(where), postgresql_where=sa.text(where))
+    op.add_column("agent_group_members", sa.Column("joined_position", schema.Int64(), server_default="0", nullable=False))
+
+    op.create_table(
+        "task_schedules",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("type", sa.Text(), nullable=False),
+        sa.Column("payload", schema.Json(), nullable=False),
+        sa.Column("cron", sa.Text(), nullable=False),
+        sa.Column("timezone", sa.Text(), nullable=False),
+        sa.Column("created_at", schema.Int64(), nullable=False),
+        sa.Column("priority", schema.Int64(), nullable=False),
+        sa.Column("max_retries", schema.Int64(), nullable=False),
+        sa.Column("concurrency_key", sa.Text(), nullable=True),
+        sa.Column("paused_at", schema.Int64(), nullable=True),
+        sa.Column("next_run_at", schema.Int64(), nullable=True),
+        sa.Column("last_run_at", schema.Int64(), nullable=True),
+        sa.Column("version", schema.Int64(), nullable=False),
+        sa.CheckConstraint("priority BETWEEN 0 AND 100", name=op.f("ck_task_schedules_priority")),
+        sa.CheckConstraint("max_retries >= 0", name=op.f("ck_task_schedules_max_retries")),
+        sa.CheckConstraint("json_valid(payload)", name=op.f("ck_task_schedules_payload")).ddl_if(dialect="sqlite"),
+        sa.CheckConstraint("version >= 1", name=op.f("ck_task_schedules_version")),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_task_schedules")),
+        sqlite_strict=True,
+    )
+    op.create_table(
+        "task_pauses",
+        sa.Column("type", sa.Text(), nullable=False),
+        sa.Column("paused_at", schema.Int64(), nullable=False),
+        sa.Column("paused_by", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("type", name=op.f("pk_task_pauses")),
+        sqlite_strict=True,
+    )
+    op.create_table(
+        "task_limits",
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("at_once", schema.Int64(), nullable=False),
+        sa.CheckConstraint("at_once >= 1", name=op.f("ck_task_limits_at_once")),
+        sa.PrimaryKeyConstraint("key", name=op.f("pk_task_limits")),
+        sqlite_strict=True,
+    )
+    op.drop_table("metric_rollups")  # nothing wrote to it yet
+    _create_rollups(sa.Column("sketch", schema.Json(), nullable=False))
+    op.create_table(
+        "metric_watermarks",
+        sa.Column("resolution", schema.Int64(), autoincrement=False, nullable=False),
+        sa.Column("metric_id", schema.Int64(), nullable=False),
+        sa.Column("rolled_up_at", schema.Int64(), nullable=False),
+        sa.PrimaryKeyConstraint("resolution", name=op.f("pk_metric_watermarks")),
+        sqlite_strict=True,
+    )
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute(
+            """\
+CREATE FUNCTION events_refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN RAISE EXCEPTION 'events is append-only' USING ERRCODE = 'feature_not_supported'; END $$"""
+        )
+        op.execute("CREATE TRIGGER events_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON events EXECUTE FUNCTION events_refuse()")
+        for table in ("events", "messages"):
+            op.execute(
+                f"""\
+CREATE FUNCTION {table}_wait() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN PERFORM pg_advisory_xact_lock(hashtextextended(TG_TABLE_SCHEMA || '.{table}', 0)); RETURN NULL; END $$"""
+            )
+            op.execute(f"CREATE TRIGGER {table}_in_order BEFORE INSERT ON {table} EXECUTE FUNCTION {table}_wait()")
+
+
+def _create_rollups(*sketch: sa.Column) -> None:
+    guard = [sa.CheckConstraint("json_valid(sketch)", name=op.f("ck_metric_rollups_sketch")).ddl_if(dialect="sqlite")] if sketch else []
+    op.create_table(
+        "metric_rollups",
+        sa.Column("metric_name", sa.Text(), nullable=False),
+        sa.Column("resolution", schema.Int64(), nullable=False),
+        sa.Column("bucket", schema.Int64(), nullable=False),
+        sa.Column("metric_type", sa.Text(), nullable=False),
+        sa.Column("unit", sa.Text(), nullable=False),
+        sa.Column("agent_id", sa.Text(), nullable=False),
+        sa.Column("tags", sa.Text(), nullable=False),
+        sa.Column("count", schema.Int64(), nullable=False),
+        sa.Column("sum", schema.Real(), nullable=False),
+        sa.Column("minimum", schema.Real(), nullable=False),
+        sa.Column("maximum", schema.Real(), nullable=False),
+        *sketch,
+        *guard,
+        sa.CheckConstraint("count >= 1", name=op.f("ck_metric_rollups_count")),
+        sa.CheckConstraint("resolution > 0 AND bucket % resolution = 0", name=op.f("ck_metric_rollups_bucket")),
+        sa.PrimaryKeyConstraint(
+            "metric_name", "resolution", "bucket", "metric_type", "unit", "agent_id", "tags", name=op.f("pk_metric_rollups")
+        ),
+        sqlite_strict=True,
+    )
+
+
+def downgrade() -> None:
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute("DROP TRIGGER events_append_only ON events")
+        op.execute("DROP FUNCTION events_refuse()")
+        for table in ("events", "messages"):
+            op.execute(f"DROP TRIGGER {table}_in_order ON {table}")
+            op.execute(f"DROP FUNCTION {table}_wait()")
+    op.drop_table("metric_watermarks")
+    op.drop_table("metric_rollups")
+    _create_rollups()
+    for table in ("task_limits", "task_pauses", "task_schedules"):
+        op.drop_table(table)
+    op.drop_column("agent_group_members", "joined_position")
+    for name in INDEXES:
+        op.drop_index(name, "tasks")
+    for column in COLUMNS:
+        op.drop_column("tasks", column)
