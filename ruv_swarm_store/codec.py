@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +23,23 @@ decode = msgspec.json.Decoder().decode
 
 def encode(value: Any) -> str:
     """JSON text of a value that `seal` has accepted."""
-    return _encode(value).decode()
+    text = _encode(value)
+    return (text if _exponent(text) is None else _encode(_spelled_out(value))).decode()
+
+
+_exponent = re.compile(rb"[0-9]e[0-9]").search
+"""Finds numbers such as 1e16, and text that looks like one."""
+
+
+def _spelled_out(value: Any) -> Any:
+    """`value` with its largest floats as 10000000000000000.0: a database that reads 1e16 may write a whole number, an integer here."""
+    if isinstance(value, float) and abs(value) >= 1e15:
+        return msgspec.Raw(f"{value:.1f}".encode())
+    if isinstance(value, dict):
+        return {key: _spelled_out(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_spelled_out(item) for item in value]
+    return value
 
 
 def seal(value: Any, what: str) -> tuple[Any, str]:
@@ -34,13 +51,15 @@ def seal(value: Any, what: str) -> tuple[Any, str]:
     try:
         text = _encode(value)
         # One decode and one comparison, both in C, catch every silent change; only after one is the value walked.
+        if _exponent(text) is not None:
+            text = _encode(_spelled_out(value))
         copy = decode(text)
         if copy == value and b"\\u0000" not in text and (len(text) < 2 * DEPTH_LIMIT or text.count(b"[") + text.count(b"{") < DEPTH_LIMIT):
             return copy, text.decode()
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
         pass
     _check(value, what, 0)
-    text = _encode(value)
+    text = _encode(_spelled_out(value))
     return decode(text), text.decode()
 
 
@@ -49,7 +68,12 @@ def seal_many(values: Sequence[Any], what: str) -> tuple[list[Any], list[str]]:
     try:
         lines = _encode_lines(values)
         copies = _decode_lines(lines)
-        if copies == values and b"\\u0000" not in lines and lines.count(b"[") + lines.count(b"{") < DEPTH_LIMIT * len(values):
+        if (
+            copies == values
+            and _exponent(lines) is None
+            and b"\\u0000" not in lines
+            and lines.count(b"[") + lines.count(b"{") < DEPTH_LIMIT * len(values)
+        ):
             texts = lines.decode().split("\n")[:-1]  # compact JSON holds no newline
             if max(map(len, texts), default=0) < 2 * DEPTH_LIMIT:
                 return copies, texts

@@ -7,10 +7,10 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, TypeVarTuple, cast
 
 import msgspec
-from sqlalchemy import Column, ColumnElement, Select, Table, Text, func, literal_column, select, type_coerce
+from sqlalchemy import Column, ColumnElement, Select, Table, func, literal_column, select
 
 from ruv_swarm_store import codec, schema
-from ruv_swarm_store.engines import Scope, insert_into
+from ruv_swarm_store.engines import Scope, insert_into, json_text
 from ruv_swarm_store.errors import Conflict, CorruptRow, InvalidValue, NotFound
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Mapping(Generic[E]):
         self.given: Sequence[str] = [name for name in self.fields if name != self.generated]
         self.insertion = insert_into(cast("Table[Any]", table))
         self.columns: Sequence[ColumnElement[Any]] = [
-            type_coerce(column, Text).label(column.name) if isinstance(column.type, schema.Json) else column for column in columns
+            json_text(column) if isinstance(column.type, schema.Json) else column for column in columns
         ]
         self._loaders: list[tuple[int, Callable[[Any], Any]]] = []
         self._encoders: list[tuple[int, Callable[[Any], Any]]] = []

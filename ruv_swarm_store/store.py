@@ -118,11 +118,18 @@ class _Within:
     def read(self) -> AbstractContextManager[Executor]:
         return _Lend(self.current())
 
-    write = read
+    def write(self) -> AbstractContextManager[Executor]:
+        run = self.current()
+        # Where a statement that fails ends the whole transaction, it gets a savepoint of its own.
+        return self.begin() if run.holding else _Lend(run)
 
     def transaction(self) -> AbstractContextManager[Executor]:
         self.current()
         return self.begin()
+
+    @property
+    def within(self) -> bool:
+        return True
 
     def changes(self) -> int:
         raise Unsupported("waiting inside a transaction would keep everybody else out", hint="Wait through the store")

@@ -9,7 +9,17 @@ import sqlalchemy
 from sqlalchemy.exc import ArgumentError
 
 from ruv_swarm_store.engines import ddl as ddl
-from ruv_swarm_store.engines.constructs import Insertion, constant, insert_into, json_has, number_items, parameter, text_items, upsert
+from ruv_swarm_store.engines.constructs import (
+    Insertion,
+    constant,
+    insert_into,
+    json_has,
+    json_text,
+    number_items,
+    parameter,
+    text_items,
+    upsert,
+)
 from ruv_swarm_store.engines.engine import Capabilities, Durability, Engine, Options
 from ruv_swarm_store.engines.executor import Executor, Scope, Trace
 from ruv_swarm_store.engines.sqlite import MemoryEngine, SQLiteEngine
@@ -28,6 +38,7 @@ __all__ = [
     "constant",
     "insert_into",
     "json_has",
+    "json_text",
     "number_items",
     "parameter",
     "text_items",
@@ -53,10 +64,20 @@ def connect(address: str | os.PathLike[str] | None, options: Options) -> Engine:
         url = sqlalchemy.make_url(address)
     except ArgumentError as error:
         raise InvalidValue(f"{address!r} is not a URL", hint="A URL looks like sqlite:///swarm.db") from error
+    if url.get_backend_name() == "postgresql" and url.get_driver_name() in ("psycopg2", "psycopg"):  # psycopg2 stands for no name
+        return _postgresql(url, options)
     if url.get_backend_name() != "sqlite" or url.get_driver_name() != "pysqlite":
-        raise Unsupported(f"there is no engine for {url.drivername}", hint="Use a path or sqlite:///path")
+        raise Unsupported(f"there is no engine for {url.drivername}", hint="Use a path, sqlite:///path or postgresql://…")
     if url.query:
         raise InvalidValue(f"{address!r} carries options", hint="Give options to Store.open instead")
     if not url.database or url.database == ":memory:":
         return MemoryEngine(options)
     return SQLiteEngine(url.database, options)
+
+
+def _postgresql(url: sqlalchemy.URL, options: Options) -> Engine:
+    try:
+        from ruv_swarm_store.engines.postgresql import PostgreSQLEngine
+    except ImportError as error:
+        raise Unsupported("the PostgreSQL driver is not installed", hint="pip install 'ruv-swarm-store[postgres]'") from error
+    return PostgreSQLEngine(url, options)

@@ -74,7 +74,7 @@ class _Items(FunctionElement[Any]):
     inherit_cache = True
 
 
-@compiles(_Items, "sqlite")
+@compiles(_Items)
 def _json_each(element: _Items, compiler: Any, **kw: Any) -> str:
     return f"json_each({compiler.process(element.clauses, **kw)})"
 
@@ -84,6 +84,29 @@ def _array_elements(element: _Items, compiler: Any, **kw: Any) -> str:
     return f"jsonb_array_elements_text({compiler.process(element.clauses, **kw)})"
 
 
+class _JsonText(FunctionElement[str]):
+    """A JSON column's text."""
+
+    name = "json_text"
+    type = Text()
+    inherit_cache = True
+
+
+@compiles(_JsonText)
+def _as_it_is(element: _JsonText, compiler: Any, **kw: Any) -> str:
+    return str(compiler.process(element.clauses, **kw))
+
+
+@compiles(_JsonText, "postgresql")
+def _as_text(element: _JsonText, compiler: Any, **kw: Any) -> str:
+    return f"{compiler.process(element.clauses, **kw)}::text"
+
+
+def json_text(column: ColumnElement[Any]) -> ColumnElement[str]:
+    """A JSON column's text, as `codec.decode` takes it, under the column's name."""
+    return _JsonText(column).label(column.key)
+
+
 class _HasMember(FunctionElement[bool]):
     """Whether a JSON object has a key with a value that is no list or object itself."""
 
@@ -91,7 +114,7 @@ class _HasMember(FunctionElement[bool]):
     inherit_cache = True
 
 
-@compiles(_HasMember, "sqlite")
+@compiles(_HasMember)
 def _atom(element: _HasMember, compiler: Any, **kw: Any) -> str:
     # A path would do, but in it a key can hold no quotation mark. 1 is no truth here, though SQLite's atom of true is 1.
     json, key, value = (compiler.process(clause, **kw) for clause in element.clauses)

@@ -18,6 +18,8 @@ Params = Mapping[str, Any]
 Trace = Callable[[str, float], object]
 """Called with every statement's SQL and its time in seconds; `print` will do."""
 NONE: Params = {}
+TIMES = frozenset({"now", "expires"})
+"""Parameters that are the transaction's time, or counted from it."""
 
 
 class Executor(ABC):
@@ -99,6 +101,11 @@ class Scope(Protocol):
 
     def transaction(self) -> AbstractContextManager[Executor]:
         """An executor for several statements, all or none: a transaction, or a savepoint in the open one."""
+        ...
+
+    @property
+    def within(self) -> bool:
+        """Whether this thread has a transaction open here, which `transaction` would only put a savepoint into."""
         ...
 
     def changes(self) -> int:

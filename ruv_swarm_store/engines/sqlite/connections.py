@@ -12,22 +12,19 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 import sqlalchemy
-from sqlalchemy import Connection, Executable, Row, Select, Table, event
+from sqlalchemy import Connection, Executable, Row, Select, Table
 from sqlalchemy.dialects.sqlite.pysqlite import dialect as sqlite_dialect
-from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.pool import StaticPool
 
 from ruv_swarm_store import codec
+from ruv_swarm_store.engines import alchemy
 from ruv_swarm_store.engines.constructs import Insertion
 from ruv_swarm_store.engines.engine import Options
-from ruv_swarm_store.engines.executor import NONE, Executor, Params, Prepared, Trace
+from ruv_swarm_store.engines.executor import NONE, TIMES, Executor, Params, Prepared
 from ruv_swarm_store.engines.sqlite.codes import REFUSED, is_busy, translate
-from ruv_swarm_store.errors import InvalidValue, StoreError, Unsupported
+from ruv_swarm_store.errors import StoreError, Unsupported
 
 log = logging.getLogger(__name__)
-
-_TIMES = frozenset({"now", "expires"})
-"""Parameters that are the transaction's time, or counted from it."""
 
 _DIALECT = sqlite_dialect(json_serializer=codec.encode, json_deserializer=codec.decode)
 
@@ -107,19 +104,7 @@ class SQLiteExecutor(Executor):
         pass
 
     def execute(self, statement: Executable, params: Params = NONE) -> Sequence[Row[*tuple[Any, ...]]]:
-        try:
-            result = self.alchemy().execute(statement, dict(params))
-            return result.all() if result.returns_rows else []
-        except DBAPIError as error:
-            if isinstance(error.orig, sqlite3.Error):
-                raise self._failed(error.orig) from error.orig
-            raise
-        except REFUSED as error:
-            raise self._failed(error) from error
-        except StatementError as error:
-            if isinstance(error.orig, StoreError):
-                raise error.orig from None
-            raise InvalidValue(str(error.orig), hint="Check the statement's parameters") from error
+        return alchemy.execute(self.alchemy(), statement, params, REFUSED, self._failed)
 
     def after_commit(self, hook: Callable[[], object]) -> None:
         raise Unsupported("nothing is committed here", hint="Register hooks inside a transaction")
@@ -131,7 +116,7 @@ class SQLiteExecutor(Executor):
         if self._alchemy is None:
             engine = sqlalchemy.create_engine(
                 "sqlite://",
-                creator=lambda raw=self.raw: _Lent(raw),  # SQLAlchemy keeps it: it must not keep this executor
+                creator=lambda raw=self.raw: alchemy.Lent(raw),  # SQLAlchemy keeps it: it must not keep this executor
                 poolclass=StaticPool,
                 isolation_level="AUTOCOMMIT",
                 pool_reset_on_return=None,
@@ -139,7 +124,7 @@ class SQLiteExecutor(Executor):
                 json_deserializer=codec.decode,
             )
             if self._trace is not None:
-                _trace_engine(engine, self._tell)
+                alchemy.trace_engine(engine, self._tell)
             self._alchemy = engine.connect()
         return self._alchemy
 
@@ -305,7 +290,7 @@ class Writer(SQLiteExecutor):
             # The wait must not be taken off a lease: times counted from now move with it.
             late = self._clock() - began
             self.now = began + late
-            return self._execute(prepared.sql, prepared.bind({**given, **{key: given[key] + late for key in _TIMES & given.keys()}}))
+            return self._execute(prepared.sql, prepared.bind({**given, **{key: given[key] + late for key in TIMES & given.keys()}}))
 
         return self._patiently(error, attempt)
 
@@ -338,34 +323,3 @@ def leak(raw: sqlite3.Connection) -> None:
     import ctypes
 
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(raw))
-
-
-class _Lent:
-    """A driver connection lent to SQLAlchemy: whoever lent it ends its transactions and closes it."""
-
-    def __init__(self, raw: sqlite3.Connection) -> None:
-        self._raw = raw
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._raw, name)
-
-    def commit(self) -> None:
-        pass
-
-    def rollback(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-def _trace_engine(engine: sqlalchemy.Engine, trace: Trace) -> None:
-    started = threading.local()
-
-    @event.listens_for(engine, "before_cursor_execute")
-    def before(*_: Any) -> None:
-        started.at = time.perf_counter()
-
-    @event.listens_for(engine, "after_cursor_execute")
-    def after(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
-        trace(statement, time.perf_counter() - started.at)

@@ -12,12 +12,14 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from sqlalchemy import Connection, Executable
+from sqlalchemy import Connection, Executable, Text, column, delete, insert, select, table
 
+from ruv_swarm_store import schema
+from ruv_swarm_store.engines.constructs import parameter
 from ruv_swarm_store.engines.engine import Capabilities, Engine, Options
 from ruv_swarm_store.engines.executor import Executor, Prepared
 from ruv_swarm_store.engines.sqlite.codes import is_busy, translate
@@ -26,6 +28,12 @@ from ruv_swarm_store.engines.sqlite.watch import Watch
 from ruv_swarm_store.errors import Closed, Conflict, StoreError, Unsupported
 
 log = logging.getLogger(__name__)
+
+_NEVER_REUSED = {name for name, stored in schema.metadata.tables.items() if stored.info.get("never_reuse_positions")}
+_sequences = table("sqlite_sequence", column("name", Text), column("seq", schema.Int64))
+_NUMBERS = select(_sequences.c.name, _sequences.c.seq)
+_FORGET_NUMBER = delete(_sequences).where(_sequences.c.name == parameter("name"))
+_SET_NUMBER = insert(_sequences).values(name=parameter("name"), seq=parameter("number"))
 
 
 class SQLiteEngine(Engine):
@@ -62,6 +70,10 @@ class SQLiteEngine(Engine):
         self._watch = Watch(lambda: self._writer, self._open_reading if self.capabilities.processes else None)
 
     # Scopes
+
+    @property
+    def within(self) -> bool:
+        return self._owner == threading.get_ident()
 
     def read(self) -> AbstractContextManager[Executor]:
         if self._owner == threading.get_ident():
@@ -277,6 +289,35 @@ class SQLiteEngine(Engine):
         """A connection that reads."""
         return self._connect(writing=False)
 
+    def snapshot(self) -> AbstractContextManager[Executor]:
+        return self._snapshot()
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[Executor]:
+        with self._opening:
+            reader = Reader(self._open_reading(), self._statements, self._options, self._open_reading)
+            self._readers.add(reader)
+        raw = reader.raw
+        with reader:
+            try:
+                raw.execute("BEGIN")
+                yield reader
+                if reader.raw is not raw:
+                    raise StoreError("a fork closed the snapshot's connection", hint="Fork before it or after it")
+            finally:
+                reader.raw.close()
+
+    def numbers(self, run: Executor) -> Mapping[str, int]:
+        return {name: number for name, number in run.all(_NUMBERS) if name in _NEVER_REUSED}
+
+    def number_on(self, run: Executor, last: Mapping[str, int]) -> None:
+        # Other tables go on from the highest number in them by themselves, and these from the highest they ever had.
+        known = self.numbers(run)
+        for name in _NEVER_REUSED & last.keys():
+            if last[name] > known.get(name, 0):
+                run.run(_FORGET_NUMBER, {"name": name})
+                run.run(_SET_NUMBER, {"name": name, "number": last[name]})
+
     def close(self) -> None:
         if self._closed:
             return
@@ -353,6 +394,9 @@ class MemoryEngine(SQLiteEngine):
         self.name = "sqlite://"
 
     def read(self) -> AbstractContextManager[Executor]:
+        return self._sharing()
+
+    def snapshot(self) -> AbstractContextManager[Executor]:
         return self._sharing()
 
     def _connect(self, *, writing: bool) -> sqlite3.Connection:

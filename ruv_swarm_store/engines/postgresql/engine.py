@@ -1,0 +1,368 @@
+"""A database opened: its pool of connections, and the scopes that lend them out.
+
+Transactions run side by side, READ COMMITTED; each thread has its own. What one decides by, it holds (see `Executor.hold`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import select
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from types import TracebackType
+from typing import Any
+
+import psycopg
+import sqlalchemy
+from psycopg import sql
+from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
+from sqlalchemy import URL, Connection
+from sqlalchemy.pool import NullPool
+
+from ruv_swarm_store import codec
+from ruv_swarm_store.engines import alchemy
+from ruv_swarm_store.engines.engine import Capabilities, Engine, Options
+from ruv_swarm_store.engines.executor import Executor, Prepared
+from ruv_swarm_store.engines.postgresql.codes import REFUSED, translate
+from ruv_swarm_store.engines.postgresql.connections import PostgreSQLExecutor, Session
+from ruv_swarm_store.engines.postgresql.watch import Watch
+from ruv_swarm_store.errors import Closed, InvalidValue, StoreError, Unavailable
+
+log = logging.getLogger(__name__)
+
+POOL_SIZE = 16
+"""Most connections of one store, unless its URL says `?pool_size=`."""
+CONNECT_TIMEOUT = 10
+"""Seconds until a server that does not answer is given up."""
+
+
+class PostgreSQLEngine(Engine):
+    """A schema of a PostgreSQL database.
+
+    The URL is `postgresql://user:password@host/database`; `?schema=` names the schema, so that several swarms share a database,
+    and `?pool_size=` the most connections. Other options go to the server's client library as they are.
+    """
+
+    capabilities = Capabilities(concurrent_writers=True)
+
+    def __init__(self, url: URL, options: Options) -> None:
+        query = {key: value if isinstance(value, str) else value[-1] for key, value in url.query.items()}
+        self.schema = codec.text(query.pop("schema", "public"), "schema")
+        pool_size = query.pop("pool_size", str(POOL_SIZE))
+        if not pool_size.isdecimal() or not int(pool_size):
+            raise InvalidValue(f"pool_size is {pool_size!r}", hint="Give a number of connections, 1 or more")
+        if not self.schema or len(self.schema.encode()) > 63:
+            raise InvalidValue(f"{self.schema!r} is no name of a schema", hint="Use up to 63 bytes")
+        self._pool_size = int(pool_size)
+        self._conninfo = url.set(drivername="postgresql", query=query).render_as_string(hide_password=False)
+        self.name = url.set(drivername="postgresql").render_as_string(hide_password=True)
+        self.clock = options.clock
+        self._options = options
+        self._settings: Mapping[str, str] = {
+            "search_path": '"{}"'.format(self.schema.replace('"', '""')),
+            "synchronous_commit": "on" if options.durability == "full" else "off",
+            "lock_timeout": str(round(options.timeout * 1000)),
+            "default_transaction_read_only": "on" if options.read_only else "off",
+            "default_transaction_isolation": "read committed",
+            "application_name": "ruv_swarm_store",
+        }
+        self._statements: dict[Any, Prepared] = {}
+        self._closed = False
+        self._start()
+        try:
+            self._connect().close()  # a wrong address is told at once, not when the pool gives up
+        except REFUSED as error:
+            raise translate(error, options.timeout, self.name) from error
+        self._pool.open()
+        _engines.add(self)
+
+    def _start(self) -> None:
+        """Makes what must be new in a new process."""
+        self._local = threading.local()
+        self._alchemy: sqlalchemy.Engine | None = None
+        self._lending = threading.Lock()
+        self._lent: psycopg.Connection[Any] | None = None
+        self._pool: ConnectionPool[Session] = ConnectionPool(
+            self._conninfo,
+            connection_class=Session,
+            kwargs={"autocommit": True, "connect_timeout": CONNECT_TIMEOUT},
+            min_size=1,
+            max_size=self._pool_size,
+            timeout=max(self._options.timeout, 0.1),
+            configure=self._furnish,
+            check=_check,
+            open=False,
+            name=f"ruv_swarm_store {self.schema}",
+            num_workers=1,
+        )
+        digest = hashlib.sha256(self.schema.encode()).hexdigest()[:16]
+        self._watch = Watch(self._connect, f"ruv_swarm_{digest}")
+
+    # Connections
+
+    def _connect(self) -> psycopg.Connection[tuple[Any, ...]]:
+        """A connection outside the pool."""
+        connection = psycopg.connect(self._conninfo, autocommit=True, connect_timeout=CONNECT_TIMEOUT)
+        try:
+            self._set(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _set(self, connection: psycopg.Connection[Any]) -> None:
+        calls = ", ".join("set_config(%s, %s, false)" for _ in self._settings)
+        connection.execute(f"SELECT {calls}", [part for setting in self._settings.items() for part in setting])
+        connection.prepared_max = 1_000
+
+    def _furnish(self, session: Session) -> None:
+        """Makes a new connection of the pool this store's."""
+        self._set(session)
+        session.executor = PostgreSQLExecutor(session, self._statements, self._options, self._lend)
+
+    def _lend(self, raw: psycopg.Connection[Any]) -> Connection:
+        with self._lending:
+            if self._alchemy is None:
+                self._alchemy = sqlalchemy.create_engine(
+                    "postgresql+ruv_swarm://",
+                    creator=lambda: alchemy.Lent(self._lent),
+                    poolclass=NullPool,
+                    isolation_level="AUTOCOMMIT",
+                    json_serializer=codec.encode,
+                    json_deserializer=codec.decode,
+                    use_native_hstore=False,
+                )
+                if self._options.trace is not None:
+                    alchemy.trace_engine(self._alchemy, self._options.trace)
+            self._lent = raw
+            return self._alchemy.connect()
+
+    def _take(self) -> Session:
+        if self._closed:
+            raise Closed(f"the store at {self.name} is closed", hint="Open it again with Store.open")
+        try:
+            return self._pool.getconn()
+        except PoolTimeout as error:
+            raise Unavailable(
+                f"no connection to {self.name} was free or could be made within {self._options.timeout:g} s",
+                hint=f"Check the server; keep transactions short; the pool holds {self._pool_size} connections: see ?pool_size=",
+                kind="connection",
+            ) from error
+        except PoolClosed as error:
+            raise Closed(f"the store at {self.name} is closed", hint="Open it again with Store.open") from error
+
+    def _give_back(self, session: Session) -> None:
+        self._pool.putconn(session)
+
+    # Scopes
+
+    @property
+    def within(self) -> bool:
+        return getattr(self._local, "run", None) is not None
+
+    def read(self) -> AbstractContextManager[Executor]:
+        run: PostgreSQLExecutor | None = getattr(self._local, "run", None)
+        return _Taken(self, changes=False) if run is None else _Here(run)
+
+    def write(self) -> AbstractContextManager[Executor]:
+        return self.transaction() if self.within else _Taken(self, changes=True)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Executor]:
+        run: PostgreSQLExecutor | None = getattr(self._local, "run", None)
+        if run is not None:
+            with self._level(run):
+                yield run
+            return
+        session, local = self._take(), self._local
+        run = session.executor
+        hooks: Sequence[Callable[[], object]] = ()
+        try:
+            run.now = self.clock()
+            local.run = run
+            with self._level(run):
+                yield run
+            hooks = run.committed()
+        finally:
+            local.run = None
+            if self._local is local:
+                self._give_back(session)
+        self._watch.committed()
+        for hook in hooks:
+            try:
+                hook()
+            except Exception:
+                log.exception("a hook failed after its transaction had committed")
+
+    @contextmanager
+    def _level(self, run: PostgreSQLExecutor) -> Iterator[None]:
+        level, local = run.depth, self._local
+        try:
+            run.begin()
+            yield
+            if self._local is not local:
+                raise StoreError(
+                    "this process was forked inside the transaction, which only its parent can end",
+                    hint="Fork outside the with block, or end a child inside it with os._exit",
+                )
+            if run.depth != level + 1:
+                level = 0
+                raise StoreError(
+                    "transactions of one thread ended out of order, and were rolled back",
+                    hint="Do not await or yield inside a transaction: end it first",
+                )
+            run.commit()
+        except BaseException as error:
+            if self._local is local:
+                inner = run.depth > level + 1
+                run.unwind(level)
+                if inner and isinstance(error, StoreError):
+                    run.refuse(error)  # what is still open inside must not go on by itself
+            raise
+
+    # The rest of the contract
+
+    def tables(self) -> frozenset[str]:
+        with self.read() as run:
+            assert isinstance(run, PostgreSQLExecutor)
+            return frozenset(
+                name for (name,) in run.raw.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s", (self.schema,)).fetchall()
+            )
+
+    @contextmanager
+    def migration(self) -> Iterator[Connection]:
+        if self.within:
+            raise StoreError("a migration cannot run inside a transaction", hint="Leave the with block first")
+        try:
+            with self._connect() as raw:
+                raw.execute("BEGIN")
+                raw.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 1))", (self.schema,))
+                if raw.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (self.schema,)).fetchone() is None:
+                    raw.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(self.schema)))
+                yield self._lend(raw)
+                raw.execute("COMMIT")
+        except REFUSED as error:
+            raise translate(error, self._options.timeout, self.name) from error
+        self._watch.committed()
+
+    def changes(self) -> int:
+        return self._watch.look()
+
+    def wait(self, seen: int, seconds: float) -> bool:
+        if self.within:
+            raise StoreError("waiting inside a transaction would keep others waiting for it", hint="Wait outside the with block")
+        changed = self._watch.wait(seen, seconds)
+        if self._closed:
+            raise Closed(f"the store at {self.name} is closed", hint="Open it again with Store.open")
+        return changed
+
+    def check(self) -> list[str]:
+        with self.read() as run:
+            assert isinstance(run, PostgreSQLExecutor)
+            try:
+                return [f"{kind} {name} of {table} is not in force" for kind, name, table in run.raw.execute(_IDLE, [self.schema] * 3)]
+            except REFUSED as error:
+                raise translate(error, self._options.timeout, self.name) from error
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        if self.within:
+            raise StoreError("a store cannot be closed inside its own transaction", hint="Leave the with block first")
+        self._closed = True
+        self._watch.close()
+        deadline = time.monotonic() + self._options.timeout
+        while time.monotonic() < deadline:
+            stats = self._pool.get_stats()
+            if stats.get("pool_available", 0) >= stats.get("pool_size", 0):
+                break
+            time.sleep(0.005)
+        self._pool.close()
+        if self._alchemy is not None:
+            self._alchemy.dispose()
+        _engines.discard(self)
+
+    def forked(self) -> None:
+        """In the child: starts anew. Inherited connections belong to the parent: they are neither used nor closed."""
+        run: PostgreSQLExecutor | None = getattr(self._local, "run", None)
+        if run is not None:
+            run.refuse(StoreError("this connection belongs to the parent process", hint="Fork outside the with block"))
+        _inherited.append((self._pool, self._watch, self._alchemy, self._local, run))
+        self._start()
+        if not self._closed:
+            self._pool.open()
+
+
+_IDLE = """
+SELECT 'the constraint', conname, conrelid::regclass::text FROM pg_constraint
+WHERE NOT convalidated AND connamespace = (SELECT oid FROM pg_namespace WHERE nspname = %s)
+UNION ALL
+SELECT 'the index', indexrelid::regclass::text, indrelid::regclass::text FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
+WHERE NOT (indisvalid AND indisready) AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %s)
+UNION ALL
+SELECT 'the trigger', tgname, tgrelid::regclass::text FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
+WHERE tgenabled = 'D' AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %s)
+"""
+
+
+class _Here:
+    """The executor of this thread's transaction."""
+
+    __slots__ = ("_run",)
+
+    def __init__(self, run: PostgreSQLExecutor) -> None:
+        self._run = run
+
+    def __enter__(self) -> PostgreSQLExecutor:
+        return self._run
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class _Taken:
+    """A connection of the pool, for statements that are transactions of their own."""
+
+    __slots__ = ("_changes", "_engine", "_session")
+
+    def __init__(self, engine: PostgreSQLEngine, *, changes: bool) -> None:
+        self._engine = engine
+        self._changes = changes
+
+    def __enter__(self) -> PostgreSQLExecutor:
+        self._session = session = self._engine._take()
+        run = session.executor
+        run.now = self._engine.clock()
+        return run
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._engine._give_back(self._session)
+        if self._changes and error is None:
+            self._engine._watch.committed()
+
+
+def _check(session: Session) -> None:
+    """Raises when a connection that has been idle is gone: what the server said last, its farewell, lies unread then."""
+    poll = select.poll()
+    poll.register(session.fileno(), select.POLLIN)
+    if poll.poll(0):
+        ConnectionPool.check_connection(session)
+
+
+_engines: weakref.WeakSet[PostgreSQLEngine] = weakref.WeakSet()
+_inherited: list[object] = []
+"""What belongs to the process this one was forked from, kept from ever being closed here."""
+
+
+def _forked() -> None:
+    for engine in list(_engines):
+        engine.forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
