@@ -98,6 +98,7 @@ class Events(Repository[Event]):
         if len(set(named)) < len(named):
             raise InvalidValue("two of the events carry the same id", hint="Give each event its own id, or none")
         with self._scope.transaction() as run:
+            run.lock(schema.events.name)  # the version read now is still the stream's when the events are added
             version = self._version(run, stream, kind)
             if named and (repeated := self._repeated(run, stream, kind, checked, named)) is not None:
                 return repeated
@@ -120,7 +121,15 @@ class Events(Repository[Event]):
             return version + len(checked)
 
     def _append_one(self, stream: str, kind: str, event: _Checked, expected: int) -> int | None:
-        """The common case in one statement; None when the expected version is not the stream's."""
+        """The common case in one statement; None when the expected version is not the stream's, or somebody got in between."""
+        try:
+            return self._append_next(stream, kind, event, expected)
+        except Conflict as error:
+            if error.data.get("kind") != "unique":
+                raise
+            return None
+
+    def _append_next(self, stream: str, kind: str, event: _Checked, expected: int) -> int | None:
         event_type, data, metadata, _ = event
         with self._scope.write() as run:
             now = run.now

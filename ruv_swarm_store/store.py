@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from sqlalchemy import Executable, Row, SelectBase
 
-from ruv_swarm_store import engines, migrations
+from ruv_swarm_store import codec, engines, migrations
 from ruv_swarm_store.agents import Agents
 from ruv_swarm_store.clock import Clock, duration, system_clock
 from ruv_swarm_store.config import Config
@@ -78,6 +78,14 @@ class UnitOfWork(Repositories):
         """A part that can fail on its own: an exception undoes only what was done inside (a savepoint)."""
         with _lasting(self._within.transaction, self._within.begin) as inner:
             yield inner
+
+    def lock(self, name: str) -> None:
+        """Keeps other units of work that lock the same name waiting until this one ends.
+
+        Needed only where units of work run side by side (`capabilities.concurrent_writers`), for a decision by more rows than those
+        read by key, which are held anyway.
+        """
+        self._within.current().lock(f"user:{codec.text(name, 'name')}")
 
     def after_commit(self, hook: Callable[[], object]) -> None:
         """Calls `hook` once everything has been committed; never if this part is rolled back. Its errors are logged."""

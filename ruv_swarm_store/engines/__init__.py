@@ -19,6 +19,7 @@ from ruv_swarm_store.engines.constructs import (
     parameter,
     text_items,
     upsert,
+    upsert_from,
 )
 from ruv_swarm_store.engines.engine import Capabilities, Durability, Engine, Options
 from ruv_swarm_store.engines.executor import Executor, Scope, Trace
@@ -43,6 +44,7 @@ __all__ = [
     "parameter",
     "text_items",
     "upsert",
+    "upsert_from",
 ]
 
 

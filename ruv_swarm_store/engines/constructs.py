@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Executable, Insert, Table, Text, bindparam, cast, column, insert, select
+from sqlalchemy import Column, ColumnElement, Executable, Insert, Select, Table, Text, bindparam, cast, column, insert, select
 from sqlalchemy.dialects.postgresql import insert as insert_or_update
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
@@ -65,6 +65,25 @@ def upsert(
     if not update:
         return statement.on_conflict_do_nothing(index_elements=on)
     return statement.on_conflict_do_update(index_elements=on, set_=dict(update), where=where).returning(*returning)
+
+
+def upsert_from(
+    table: Table,
+    columns: Sequence[str],
+    rows: Select[*tuple[Any, ...]],
+    *,
+    on: Sequence[str],
+    update: Mapping[str, Any] | None = None,
+    returning: Sequence[ColumnElement[Any]] = (),
+) -> Executable:
+    """INSERT of the rows a SELECT finds, or UPDATE of those whose `on` columns are taken; with nothing to update, they stay.
+
+    The SELECT needs a WHERE: without one SQLite takes the ON of ON CONFLICT for that of a join.
+    """
+    statement = insert_or_update(table).from_select(list(columns), rows)
+    if not update:
+        return statement.on_conflict_do_nothing(index_elements=on).returning(*returning)
+    return statement.on_conflict_do_update(index_elements=on, set_=dict(update)).returning(*returning)
 
 
 class _Items(FunctionElement[Any]):

@@ -297,7 +297,11 @@ class PostgreSQLExecutor(Executor):
         due = [f"RELEASE level_{level}" for level in self._released]
         due += [f"SAVEPOINT level_{level}" if level else "BEGIN" for level in range(self._opened, self.depth)]
         if due:
+            started = time.perf_counter()
             self.raw.execute("; ".join(due))
+            if self._trace is not None:
+                for command in due:
+                    self._tell(command, (time.perf_counter() - started) / len(due))
             self._released.clear()
             self._opened = self.depth
 
