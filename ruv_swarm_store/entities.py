@@ -71,7 +71,8 @@ class Agent(Struct, frozen=True, gc=False):
 class Task(Struct, frozen=True, gc=False):
     """A unit of work. `fence` grows with every claim: it tells a lease from any later one on the same task.
 
-    `awaited` is 1 once another task depends on it, and `schedule` names the schedule it is an occurrence of.
+    `awaited` is 1 once another task depends on it, `unmet` counts the tasks a blocked one still waits for, and `schedule` names
+    the schedule it is an occurrence of.
     """
 
     id: str
@@ -101,6 +102,7 @@ class Task(Struct, frozen=True, gc=False):
     schedule: str | None = None
     cancel_requested_at: int | None = None
     awaited: int = 0
+    unmet: int = 0
 
 
 class NewTask(Struct, frozen=True, gc=False):
@@ -160,6 +162,20 @@ class Message(Struct, frozen=True, gc=False):
     expires_at: int | None = None
     version: int = 1
     position: int = 0
+
+
+class Delivery(Struct, frozen=True, gc=False):
+    """How a message stands with one of its recipients: how often it was delivered, last when, and when it comes again.
+
+    `deliveries` is 0 while it lies ready for an agent that has left the group it was sent to, or was revived.
+    """
+
+    agent_id: str
+    message_position: int
+    delivered_at: int
+    deliveries: int
+    visible_at: int
+    acknowledged_at: int | None = None
 
 
 class Metric(Struct, frozen=True, gc=False):

@@ -2,34 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
-from typing import Any, ClassVar, Generic, TypeVar
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property, partial, wraps
+from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar
 
 import msgspec
-from sqlalchemy import ColumnElement, Executable, delete, func, select, update
+from sqlalchemy import ColumnElement, Executable, Select, delete, func, select, true, update
 
-from ruv_swarm_store import codec
-from ruv_swarm_store.engines import Executor, Scope, parameter, text_items, upsert
-from ruv_swarm_store.errors import Conflict, InvalidValue, NotFound
+from ruv_swarm_store import codec, schema
+from ruv_swarm_store.engines import Executor, Scope, number_items, parameter, text_items, upsert
+from ruv_swarm_store.errors import Conflict, InvalidValue, NotFound, Unavailable
 from ruv_swarm_store.query import Mapping, OnCorrupt, Query
 
 E = TypeVar("E", bound=msgspec.Struct)
+P = ParamSpec("P")
+R = TypeVar("R")
+N = TypeVar("N", bound="Repository[Any]")
+
+REPETITIONS = 5
+"""How often a verb is run again whose transaction met a deadlock or a serialisation failure."""
+_REPEATABLE = frozenset({"deadlock", "serialization"})
+
+
+def repeatable(verb: Callable[Concatenate[N, P], R]) -> Callable[Concatenate[N, P], R]:
+    """Runs a verb of several statements again when it was chosen to give way to others: nothing of it is left then.
+
+    Not inside a unit of work, which was given up as a whole: that is for its owner to repeat. Iterators among the arguments
+    become lists, so that they can be read again.
+    """
+
+    @wraps(verb)
+    def run(repository: N, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        if repository._scope.within:
+            return verb(repository, *args, **kwargs)
+        call: Callable[[], R] = partial(verb, repository, *map(_kept, args), **{name: _kept(value) for name, value in kwargs.items()})
+        for repetition in range(REPETITIONS):
+            try:
+                return call()
+            except Unavailable as error:
+                if error.data.get("kind") not in _REPEATABLE:
+                    raise
+                time.sleep(random.uniform(0.001, 0.01) * (repetition + 1))
+        return call()
+
+    return run
+
+
+def _kept(argument: Any) -> Any:
+    return list(argument) if isinstance(argument, Iterator) else argument
 
 
 class Statements:
     """The plain verbs' statements for one mapping, built once."""
 
-    def __init__(self, mapping: Mapping[Any], managed: Sequence[str]) -> None:
+    def __init__(self, mapping: Mapping[Any], managed: Sequence[str], there: ColumnElement[bool]) -> None:
         self.mapping = mapping
         self._managed = {mapping.key.name, "version", mapping.generated, *managed}
         table, key = mapping.table, mapping.key
-        self.mine = key == parameter("key")
-        self.find: Executable = select(*mapping.columns).where(self.mine)
-        self.find_many: Executable = select(*mapping.columns).where(key.in_(text_items("keys")))
-        self.find_all: Executable = select(*mapping.columns).order_by(key if mapping.generated is None else table.c[mapping.generated])
+        self.mine = (key == parameter("key")) & there
+        number = isinstance(key.type, schema.Int64)
+        self.find: Select[*tuple[Any, ...]] = select(*mapping.columns).where(self.mine)
+        self.find_and_hold: Executable = self.find.with_for_update(key_share=True)
+        these = key.in_(number_items("keys") if number else text_items("keys")) & there
+        self.find_many: Executable = select(*mapping.columns).where(these)
+        self.these: Select[*tuple[Any, ...]] = select(key).where(these).order_by(key)
+        self.find_all: Executable = (
+            select(*mapping.columns).where(there).order_by(key if mapping.generated is None else table.c[mapping.generated])
+        )
         self.delete: Executable = delete(table).where(self.mine)
-        self.count: Executable = select(func.count()).select_from(table)
+        self.delete_many: Executable = delete(table).where(these)
+        self.count: Executable = select(func.count()).select_from(table).where(there)
 
     def _new(self) -> dict[str, Any]:
         return {name: parameter(f"_{name}") for name in self.mapping.fields if name not in self._managed} | {
@@ -64,11 +108,13 @@ class Repository(Generic[E]):
     mapping: ClassVar[Mapping[Any]]
     managed: ClassVar[Sequence[str]] = ()
     """Columns that only the noun's own verbs change; the plain verbs neither write nor accept a changed one."""
+    there: ClassVar[ColumnElement[bool]] = true()
+    """Which of the table's rows exist as far as anybody can tell; it may use the parameter `now`."""
     statements: ClassVar[Statements]
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls.statements = Statements(cls.mapping, cls.managed)
+        cls.statements = Statements(cls.mapping, cls.managed, cls.there)
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
@@ -84,42 +130,56 @@ class Repository(Generic[E]):
         return self.query().where(*criteria)
 
     def find_by_id(self, id: Any) -> E | None:
-        """The row with that key, or None. Raises `CorruptRow` when it cannot be read."""
-        with self._scope.read() as run:
-            row = run.one(self.statements.find, {"key": self.mapping.identity(id)})
+        """The row with that key, or None. Raises `CorruptRow` when it cannot be read.
+
+        Inside a unit of work nobody else changes it, or adds it, until that ends: what is decided by it stays right.
+        """
+        row = self._find(id)
         return None if row is None else self.mapping.load(row)
 
     def get(self, id: Any) -> E:
-        """The row with that key. Raises `NotFound` when there is none."""
-        with self._scope.read() as run:
-            row = run.one(self.statements.find, {"key": self.mapping.identity(id)})
+        """The row with that key, as `find_by_id` finds it. Raises `NotFound` when there is none."""
+        row = self._find(id)
         if row is None:
             raise self._missing(id)
         entity: E = self.mapping.load(row)
         return entity
 
-    def find_many(self, ids: Iterable[str]) -> list[E]:
+    def _find(self, id: Any) -> Sequence[Any] | None:
+        key = self.mapping.identity(id)
+        with self._scope.read() as run:
+            params = {"key": key, "now": run.now}
+            if not run.holding:
+                return run.one(self.statements.find, params)
+            row = run.one(self.statements.find_and_hold, params)
+            if row is None:
+                # There is nothing to hold: whoever else finds nothing under this key waits here, and then looks again.
+                run.lock(f"{self.mapping.table.name}:{key}")
+                row = run.one(self.statements.find_and_hold, params)
+            return row
+
+    def find_many(self, ids: Iterable[E | str | int]) -> list[E]:
         """The rows with those keys, in no particular order; absent ones are left out."""
         with self._scope.read() as run:
-            rows = run.all(self.statements.find_many, {"keys": codec.seal([self.mapping.identity(id) for id in ids], "ids")[1]})
+            rows = run.all(self.statements.find_many, {"keys": self._keys(ids), "now": run.now})
         return self.mapping.load_all(rows)
 
     def find_all(self, *, on_corrupt: OnCorrupt = "raise") -> list[E]:
         """Every row, by position where there is one, else by key."""
         with self._scope.read() as run:
-            rows = run.all(self.statements.find_all)
+            rows = run.all(self.statements.find_all, {"now": run.now})
         return self.mapping.load_all(rows, on_corrupt)
 
     def count(self) -> int:
         """How many rows there are."""
         with self._scope.read() as run:
-            row = run.one(self.statements.count)
+            row = run.one(self.statements.count, {"now": run.now})
         return 0 if row is None else int(row[0])
 
     def exists(self, id: Any) -> bool:
         """Whether there is a row with that key."""
         with self._scope.read() as run:
-            return run.one(self.statements.find, {"key": self.mapping.identity(id)}) is not None
+            return run.one(self.statements.find, {"key": self.mapping.identity(id), "now": run.now}) is not None
 
     def pages(self, size: int = 100) -> Iterator[list[E]]:
         """Every row, in lists of up to `size`; see `Query.pages`."""
@@ -131,6 +191,7 @@ class Repository(Generic[E]):
         """Adds a row; returns it as stored. Raises `Conflict` when its key or another unique value is taken."""
         return self.insert_many([entity])[0]
 
+    @repeatable
     def insert_many(self, entities: Iterable[E]) -> list[E]:
         """Adds rows, all or none; returns them as stored."""
         sealed = [self.mapping.seal(entity) for entity in entities]
@@ -155,17 +216,22 @@ class Repository(Generic[E]):
         """
         return self.update_many([entity])[0]
 
+    @repeatable
     def update_many(self, entities: Iterable[E]) -> list[E]:
         """Stores changed copies of rows, all or none."""
         sealed = [self.mapping.seal(entity) for entity in entities]
+        stored: list[Any] = [None] * len(sealed)
         with self._scope.transaction() as run:
-            return [self._update(run, entity) for entity in sealed]
+            # In the order of their keys, for who else changes several rows at once.
+            for index in sorted(range(len(sealed)), key=lambda index: self.mapping.identity(sealed[index])):
+                stored[index] = self._update(run, sealed[index])
+        return stored
 
     def _update(self, run: Executor, entity: Any) -> E:
         key = self.mapping.identity(entity)
-        row = run.one(self.statements.update, {"seen": entity.version, "key": key, **self._params(entity)})
+        row = run.one(self.statements.update, {"seen": entity.version, "key": key, "now": run.now, **self._params(entity)})
         if row is None:
-            found = run.one(self.statements.find, {"key": key})
+            found = run.one(self.statements.find, {"key": key, "now": run.now})
             if found is None:
                 raise self._missing(key)
             actual = self.mapping.load(found).version
@@ -181,13 +247,14 @@ class Repository(Generic[E]):
         """Stores a copy over a row whatever its version: the last write wins. Raises `NotFound` when it is gone."""
         sealed: Any = self.mapping.seal(entity)
         key = self.mapping.identity(sealed)
-        with self._scope.transaction() as run:
-            row = run.one(self.statements.replace, {"key": key, **self._params(sealed)})
-            if row is None:
-                raise self._missing(key)
-            stored: E = self.mapping.load(row)
-            return stored
+        with self._scope.write() as run:
+            row = run.one(self.statements.replace, {"key": key, "now": run.now, **self._params(sealed)})
+        if row is None:
+            raise self._missing(key)
+        stored: E = self.mapping.load(row)
+        return stored
 
+    @repeatable
     def upsert(self, entity: E) -> E:
         """Adds a row, or stores the copy over the one with the same key whatever its version."""
         sealed = self.mapping.seal(entity)
@@ -206,12 +273,19 @@ class Repository(Generic[E]):
     def delete(self, id: E | str | int) -> bool:
         """Removes a row; whether there was one. Raises `Conflict` when others still refer to it."""
         with self._scope.write() as run:
-            return run.run(self.statements.delete, {"key": self.mapping.identity(id)}) > 0
+            return run.run(self.statements.delete, {"key": self.mapping.identity(id), "now": run.now}) > 0
 
+    @repeatable
     def delete_many(self, ids: Iterable[E | str | int]) -> int:
         """Removes rows, all or none; how many there were."""
+        keys = self._keys(ids)
         with self._scope.transaction() as run:
-            return sum(run.run(self.statements.delete, {"key": self.mapping.identity(id)}) for id in ids)
+            run.hold(self.statements.these, {"keys": keys, "now": run.now})
+            return run.run(self.statements.delete_many, {"keys": keys, "now": run.now})
+
+    def _keys(self, ids: Iterable[E | str | int]) -> str:
+        """Keys as `text_items` and `number_items` take them."""
+        return codec.seal([self.mapping.identity(id) for id in ids], "ids")[1]
 
     def _params(self, entity: E) -> dict[str, Any]:
         return {f"_{name}": value for name, value in zip(self.mapping.given, self.mapping.dump(entity), strict=True)}

@@ -32,6 +32,7 @@ from sqlalchemy import (
     UniqueConstraint,
     and_,
     bindparam,
+    literal_column,
     not_,
 )
 from sqlalchemy.sql import operators
@@ -175,9 +176,10 @@ class TaskColumns(TypedColumns):
     schedule: Named[str | None] = Column(Text)
     cancel_requested_at: Named[int | None] = Column(Int64)
     awaited: Named[int] = Column(Int64, nullable=False, server_default="0")
+    unmet: Named[int] = Column(Int64, nullable=False, server_default="0")
     __row_pos__: tuple[
         str, str, Any, int, int, int, TaskStatus, str | None, int | None, str | None, DependencyPolicy, str | None, Any, str | None,
-        int | None, int | None, int | None, int | None, int, int, int, int, str | None, str | None, str | None, int | None, int,
+        int | None, int | None, int | None, int | None, int, int, int, int, str | None, str | None, str | None, int | None, int, int,
     ]  # fmt: skip
 
 
@@ -215,7 +217,7 @@ _partial(
     tasks.c.concurrency_key,
     tasks.c.priority.desc(),
     tasks.c.position,
-    where=and_(tasks.c.concurrency_key.is_not(None), tasks.c.status == TaskStatus.BLOCKED),
+    where=and_(tasks.c.concurrency_key.is_not(None), tasks.c.status == TaskStatus.BLOCKED, tasks.c.unmet == literal_column("0")),
 )
 _partial(
     "ix_tasks_admitted",
@@ -358,6 +360,9 @@ _partial("ix_messages_broadcast", messages.c.position, where=messages.c.audience
 _partial("ix_messages_sent", messages.c.from_agent, messages.c.position, where=messages.c.from_agent.is_not(None))
 _partial("ix_messages_correlation", messages.c.correlation_id, messages.c.position, where=messages.c.correlation_id.is_not(None))
 Index(None, messages.c.topic, messages.c.position)
+# For pruning, and for who asks for what was said since an instant.
+Index(None, messages.c.timestamp)
+_partial("ix_messages_expires_at", messages.c.expires_at, where=messages.c.expires_at.is_not(None))
 
 
 class DeliveryColumns(TypedColumns):
@@ -403,7 +408,14 @@ class MetricColumns(TypedColumns):
     __row_pos__: tuple[str, float, int, str, str, str | None, Any, int, int]
 
 
-metrics = Table("metrics", metadata, MetricColumns, _at_least("version", 1))
+metrics = Table(
+    "metrics",
+    metadata,
+    MetricColumns,
+    _at_least("version", 1),
+    # A number is never given twice, even after the newest samples were pruned: rollups count every number up to a watermark.
+    info={"never_reuse_positions": True},
+)
 Index(None, metrics.c.metric_name, metrics.c.timestamp)
 _partial("ix_metrics_agent", metrics.c.agent_id, metrics.c.timestamp, where=metrics.c.agent_id.is_not(None))
 Index(None, metrics.c.timestamp)
@@ -439,7 +451,8 @@ class WatermarkColumns(TypedColumns):
     resolution: Named[int] = Column(Int64, primary_key=True, autoincrement=False)
     metric_id: Named[int] = Column(Int64, nullable=False)
     rolled_up_at: Named[int] = Column(Int64, nullable=False)
-    __row_pos__: tuple[int, int, int]
+    pruned_before: Named[int | None] = Column(Int64)
+    __row_pos__: tuple[int, int, int, int | None]
 
 
 metric_watermarks = Table("metric_watermarks", metadata, WatermarkColumns)

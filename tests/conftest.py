@@ -1,15 +1,21 @@
 """What every test may use: a clock that is set by hand, other processes, and bounded Hypothesis profiles."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 import ruv_swarm_store
+
+if TYPE_CHECKING:
+    from pg_server import Databases
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = Path(ruv_swarm_store.__file__).resolve().parent.parent
@@ -81,3 +87,24 @@ def python(environment: dict[str, str], tmp_path: Path) -> Callable[..., str]:
         return done.stdout
 
     return run
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Databases]:
+    """PostgreSQL databases, empty or absent; without a server the tests are left out, or fail where all engines are asked for."""
+    try:
+        import pg_server
+    except ImportError as error:
+        _no_postgresql(f"there is no PostgreSQL driver: {error}")
+    try:
+        databases = pg_server.databases()
+    except pg_server.NoServer as error:
+        _no_postgresql(f"{error}; install it, or name a database in {pg_server.YOURS}")
+    yield databases
+    databases.close()
+
+
+def _no_postgresql(reason: str) -> NoReturn:
+    if os.environ.get("CI") or os.environ.get("RUV_SWARM_ALL_ENGINES"):
+        pytest.fail(reason)
+    pytest.skip(reason)

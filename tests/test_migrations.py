@@ -10,11 +10,16 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import crew
+import first_release
 import pytest
 
-from ruv_swarm_store import Store, engines, migrations, schema
+from ruv_swarm_store import NewEvent, Store, TaskStatus, engines, migrations, schema
 from ruv_swarm_store.engines import Engine, Options
 from ruv_swarm_store.errors import SchemaMismatch, StoreError
+
+HEAD = schema.REVISION
+APPLIED = [(known.version, known.name, known.checksum) for known in migrations.available()]
 
 
 def split(body: str) -> list[str]:
@@ -88,16 +93,21 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return copy
 
 
-def revision(scripts: Path, number: int, name: str, upgrade: str, downgrade: str = "pass") -> str:
-    """Adds a revision to copied scripts."""
-    path = scripts / "versions" / f"{number:04}_{name}.py"
+def after(revision: str) -> str:
+    """The number of the revision that comes next."""
+    return f"{int(revision) + 1:04}"
+
+
+def add_revision(scripts: Path, name: str, upgrade: str, downgrade: str = "pass") -> str:
+    """Adds a revision above the newest to copied scripts."""
+    path = scripts / "versions" / f"{after(HEAD)}_{name}.py"
     path.write_text(
         f'''
 import sqlalchemy as sa
 from alembic import op
 
-revision = "{number:04}"
-down_revision = "{number - 1:04}"
+revision = "{after(HEAD)}"
+down_revision = "{HEAD}"
 
 
 def upgrade():
@@ -108,7 +118,7 @@ def downgrade():
     {downgrade}
 '''
     )
-    return f"{number:04}"
+    return after(HEAD)
 
 
 def test_fresh_and_described_schemas_are_the_same(fresh: Path, described: Path) -> None:
@@ -158,8 +168,84 @@ def test_what_is_applied_is_on_record(fresh: Path) -> None:
     assert [applied.id for applied in recorded] == [known.id for known in migrations.available()]
     assert recorded[-1].id == schema.REVISION
     assert all(applied.applied_at for applied in recorded)
-    [(version, name, checksum)] = rows(fresh, "SELECT version, name, checksum FROM schema_migrations")
-    assert (version, name, checksum) == (1, "initial", migrations.available()[0].checksum)
+    assert rows(fresh, "SELECT version, name, checksum FROM schema_migrations ORDER BY version") == APPLIED
+    assert APPLIED[0][:2] == (1, "initial")
+
+
+# A store of an earlier release
+
+
+@pytest.fixture
+def first(path: Path) -> Path:
+    """A database as the first release left it, with something in every table it wrote to."""
+    engine = opened(path)
+    migrations.upgrade(engine, first_release.REVISION)
+    with engine.migration() as connection:
+        for insert in first_release.ROWS:
+            connection.exec_driver_sql(insert)
+    engine.close()
+    return path
+
+
+Contents = dict[str, list[dict[str, object]]]
+
+
+def contents(path: Path, like: Contents | None = None) -> Contents:
+    """Every row of the tables the first release wrote to; only in the columns that `like` has, if given."""
+    found = {}
+    with closing(sqlite3.connect(path)) as connection:
+        for table in [insert.split()[2] for insert in first_release.ROWS]:
+            cursor = connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2")
+            names = [column[0] for column in cursor.description]
+            wanted = names if like is None else list(like[table][0])
+            found[table] = [{name: row[names.index(name)] for name in wanted} for row in cursor]
+    return found
+
+
+def test_a_store_of_the_first_release_is_upgraded_with_all_it_holds(first: Path, described: Path) -> None:
+    before = contents(first)
+    assert all(before.values())
+    Store.open(first).close()
+    assert ddl(first) == ddl(described)
+    assert contents(first, before) == before
+    assert dict(rows(first, "SELECT id, awaited FROM tasks")) == first_release.AWAITED
+    engine = opened(first)
+    assert migrations.current(engine) == HEAD
+    assert engine.check() == []
+    migrations.downgrade(engine, first_release.REVISION)
+    assert contents(first) == before
+    assert rows(first, "SELECT version FROM schema_migrations") == [(1,)]
+    migrations.upgrade(engine)
+    engine.close()
+    assert contents(first, before) == before
+    assert dict(rows(first, "SELECT id, awaited FROM tasks")) == first_release.AWAITED
+
+
+def test_work_goes_on_in_an_upgraded_store(first: Path) -> None:
+    with Store.open(first) as store:
+        assert [task.id for task in store.tasks.find_all()] == list(first_release.AWAITED)
+        done = store.tasks.complete(store.tasks.get("t-2"), {"links": 0})  # under the lease taken before the upgrade
+        assert done.status is TaskStatus.COMPLETED
+        assert store.tasks.get("t-3").status is TaskStatus.PENDING
+        assert [task.id for task in store.tasks.claim_many("a-2", 9, types=["parse"])] == ["t-4", "t-3"]
+        assert store.tasks.failures("t-5")[0].error_message == "once"
+        assert [message.id for message in store.messages.receive("a-2")] == ["m-2", "m-3"]
+        assert [member.role for member in store.groups.members("g-1")] == ["lead", None]
+        assert store.events.append("t-1", [NewEvent("seen")], type="task", expected_version=2) == 3
+        assert store.metrics.aggregate("latency_ms")[0].sum == 19.75
+        assert store.config.entry("topology").version == 3
+
+
+def test_processes_that_open_an_earlier_store_at_once_upgrade_it_once(first: Path, described: Path) -> None:
+    before = contents(first)
+    assert crew.in_processes(4, crew.open_new, str(first)) == [[]] * 4
+    assert ddl(first) == ddl(described)
+    assert rows(first, "SELECT version, name, checksum FROM schema_migrations ORDER BY version") == APPLIED
+    assert rows(first, "SELECT version_num FROM alembic_version") == [(HEAD,)]
+    found = contents(first, before)
+    for table in set(before) - {"agents", "message_cursors"}:  # each process has registered an agent
+        assert found[table] == before[table]
+    assert [agent for agent in found["agents"] if agent in before["agents"]] == before["agents"]
 
 
 def test_everything_can_be_taken_down_and_put_up_again(fresh: Path) -> None:
@@ -175,13 +261,13 @@ def test_everything_can_be_taken_down_and_put_up_again(fresh: Path) -> None:
 def test_data_survives_a_newer_revision_down_and_up(fresh: Path, copied: Path) -> None:
     with Store.open(fresh) as store:
         agent = store.agents.register("a", name="n")
-    revision(copied, 2, "more", 'op.add_column("agents", sa.Column("more", sa.Text()))', 'op.drop_column("agents", "more")')
+    newest = add_revision(copied, "more", 'op.add_column("agents", sa.Column("more", sa.Text()))', 'op.drop_column("agents", "more")')
     engine = opened(fresh)
     migrations.upgrade(engine)
-    assert migrations.current(engine) == "0002"
+    assert migrations.current(engine) == newest
     migrations.downgrade(engine, "-1")
     migrations.upgrade(engine)
-    migrations.downgrade(engine, "0001")
+    migrations.downgrade(engine, HEAD)
     engine.close()
     with Store.open(fresh) as store:
         assert store.agents.find_all() == [agent]
@@ -196,7 +282,7 @@ def test_rebuilding_a_parent_table_keeps_its_children(fresh: Path, copied: Path)
             store.tasks.enqueue("t")
             store.tasks.claim(agent)
     rebuild = 'with op.batch_alter_table("agents", recreate="always") as table: table.add_column(sa.Column("more", sa.Text()))'
-    revision(copied, 2, "rebuild", rebuild)
+    add_revision(copied, "rebuild", rebuild)
     engine = opened(fresh)
     migrations.upgrade(engine)
     assert engine.check() == []
@@ -210,21 +296,21 @@ def test_rebuilding_a_parent_table_keeps_its_children(fresh: Path, copied: Path)
 
 def test_a_revision_that_fails_leaves_nothing_behind(fresh: Path, copied: Path) -> None:
     before = ddl(fresh)
-    revision(copied, 2, "broken", 'op.create_table("half", sa.Column("x", sa.Text())); op.execute("SELECT nonsense FROM nowhere")')
+    add_revision(copied, "broken", 'op.create_table("half", sa.Column("x", sa.Text())); op.execute("SELECT nonsense FROM nowhere")')
     engine = opened(fresh)
     with pytest.raises(Exception, match="nowhere"):
         migrations.upgrade(engine)
-    assert migrations.current(engine) == "0001"
+    assert migrations.current(engine) == HEAD
     engine.close()
     assert ddl(fresh) == before
-    assert rows(fresh, "SELECT count(*) FROM schema_migrations") == [(1,)]
+    assert rows(fresh, "SELECT version, name, checksum FROM schema_migrations ORDER BY version") == APPLIED
 
 
 def test_a_revision_that_leaves_dangling_references_is_rolled_back(fresh: Path, copied: Path) -> None:
     with Store.open(fresh) as store:
         agent = store.agents.register("a")
         store.groups.join(store.groups.create("g"), agent)
-    revision(copied, 2, "orphans", 'op.execute("DELETE FROM agents")')
+    add_revision(copied, "orphans", 'op.execute("DELETE FROM agents")')
     engine = opened(fresh)
     with pytest.raises(StoreError, match="dangling"):
         migrations.upgrade(engine)
@@ -233,12 +319,13 @@ def test_a_revision_that_leaves_dangling_references_is_rolled_back(fresh: Path, 
         assert store.agents.exists(agent)
 
 
-def test_an_edited_revision_is_refused(fresh: Path, copied: Path) -> None:
-    script = copied / "versions" / "0001_initial.py"
+@pytest.mark.parametrize("edited", migrations.available(), ids=lambda known: known.id)
+def test_an_edited_revision_is_refused(fresh: Path, copied: Path, edited: migrations.Revision) -> None:
+    script = copied / "versions" / f"{edited.id}_{edited.name}.py"
     script.write_text(script.read_text() + "# a harmless remark\n")
-    with pytest.raises(SchemaMismatch, match=r"0001.*edited") as caught:
+    with pytest.raises(SchemaMismatch, match=rf"{edited.id}.*edited") as caught:
         Store.open(fresh)
-    assert caught.value.data == {"revision": "0001"}
+    assert caught.value.data == {"revision": edited.id}
     with pytest.raises(SchemaMismatch, match="edited"):
         Store.open(fresh, read_only=True)
 
@@ -311,7 +398,7 @@ def test_the_alembic_command_works_from_a_checkout(workplace: Path, environment:
 def test_autogenerate_finds_nothing_on_a_fresh_head(workplace: Path, environment: dict[str, str]) -> None:
     alembic(workplace, environment, "upgrade", "head")
     alembic(workplace, environment, "revision", "--autogenerate", "-m", "what changes")
-    script = (workplace / "alembic" / "versions" / "0002_what_changes.py").read_text()
+    script = (workplace / "alembic" / "versions" / f"{after(HEAD)}_what_changes.py").read_text()
     for direction in ("upgrade", "downgrade"):
         body = script.split(f"def {direction}() -> None:\n")[1].split("def ")[0]
         statements = [line.strip() for line in body.splitlines() if line.strip() and not line.strip().startswith("#")]
@@ -324,7 +411,7 @@ def test_autogenerate_finds_a_change(workplace: Path, environment: dict[str, str
     connection.execute("DROP TABLE message_cursors")
     connection.close()
     alembic(workplace, environment, "revision", "--autogenerate", "-m", "what changes")
-    assert "op.create_table" in (workplace / "alembic" / "versions" / "0002_what_changes.py").read_text()
+    assert "op.create_table" in (workplace / "alembic" / "versions" / f"{after(HEAD)}_what_changes.py").read_text()
 
 
 def test_the_history_can_be_told(python: Callable[..., str], fresh: Path) -> None:
@@ -333,4 +420,4 @@ def test_the_history_can_be_told(python: Callable[..., str], fresh: Path) -> Non
         "engine = engines.connect(sys.argv[1], engines.Options()); "
         "print(json.dumps([[r.id, r.name, r.version] for r in migrations.history(engine)])); engine.close()"
     )
-    assert json.loads(python(code, str(fresh))) == [["0001", "initial", 1]]
+    assert json.loads(python(code, str(fresh))) == [[known.id, known.name, known.version] for known in migrations.available()]

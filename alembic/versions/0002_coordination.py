@@ -17,14 +17,14 @@ depends_on = None
 INDEXES = {
     "ix_tasks_throttled": (
         ["concurrency_key", sa.literal_column("priority DESC"), "position"],
-        "concurrency_key IS NOT NULL AND status = 'blocked'",
+        "concurrency_key IS NOT NULL AND status = 'blocked' AND unmet = 0",
     ),
     "ix_tasks_admitted": (["concurrency_key"], "concurrency_key IS NOT NULL AND status IN ('assigned', 'pending', 'running')"),
     "ix_tasks_schedule": (["schedule", "position"], "schedule IS NOT NULL"),
     "ix_tasks_failed": (["completed_at", "position"], "status = 'failed'"),
     "uq_tasks_idempotency_key": (["idempotency_key"], "idempotency_key IS NOT NULL"),
 }
-COLUMNS = ("idempotency_key", "concurrency_key", "schedule", "cancel_requested_at", "awaited")
+COLUMNS = ("idempotency_key", "concurrency_key", "schedule", "cancel_requested_at", "awaited", "unmet")
 
 
 def upgrade() -> None:
@@ -33,10 +33,21 @@ def upgrade() -> None:
     op.add_column("tasks", sa.Column("schedule", sa.Text()))
     op.add_column("tasks", sa.Column("cancel_requested_at", schema.Int64()))
     op.add_column("tasks", sa.Column("awaited", schema.Int64(), server_default="0", nullable=False))
+    op.add_column("tasks", sa.Column("unmet", schema.Int64(), server_default="0", nullable=False))
     op.execute("UPDATE tasks SET awaited = 1 WHERE id IN (SELECT depends_on_id FROM task_dependencies)")
+    op.execute(
+        """\
+UPDATE tasks SET unmet = (
+    SELECT count(*) FROM task_dependencies JOIN tasks AS other ON other.id = task_dependencies.depends_on_id
+    WHERE task_dependencies.task_id = tasks.id AND other.status <> 'completed'
+) WHERE status = 'blocked'"""
+    )
     for name, (columns, where) in INDEXES.items():
         op.create_index(name, "tasks", columns, unique=name.startswith("uq"), sqlite_where=sa.text(where), postgresql_where=sa.text(where))
     op.add_column("agent_group_members", sa.Column("joined_position", schema.Int64(), server_default="0", nullable=False))
+    op.create_index(op.f("ix_messages_timestamp"), "messages", ["timestamp"])
+    where = sa.text("expires_at IS NOT NULL")
+    op.create_index("ix_messages_expires_at", "messages", ["expires_at"], sqlite_where=where, postgresql_where=where)
 
     op.create_table(
         "task_schedules",
@@ -83,9 +94,12 @@ def upgrade() -> None:
         sa.Column("resolution", schema.Int64(), autoincrement=False, nullable=False),
         sa.Column("metric_id", schema.Int64(), nullable=False),
         sa.Column("rolled_up_at", schema.Int64(), nullable=False),
+        sa.Column("pruned_before", schema.Int64(), nullable=True),
         sa.PrimaryKeyConstraint("resolution", name=op.f("pk_metric_watermarks")),
         sqlite_strict=True,
     )
+    if op.get_bind().dialect.name == "sqlite":
+        _rebuild_metrics(autoincrement=True)
     if op.get_bind().dialect.name == "postgresql":
         op.execute(
             """\
@@ -128,7 +142,39 @@ def _create_rollups(*sketch: sa.Column) -> None:
     )
 
 
+def _rebuild_metrics(*, autoincrement: bool) -> None:
+    """Whether SQLite may give a number again is said where the table is made. Nothing refers to this one."""
+    for name in ("ix_metrics_agent", "ix_metrics_metric_name_timestamp", "ix_metrics_timestamp"):
+        op.drop_index(name, "metrics")
+    op.rename_table("metrics", "metrics_before")
+    op.create_table(
+        "metrics",
+        sa.Column("metric_name", sa.Text(), nullable=False),
+        sa.Column("value", schema.Real(), nullable=False),
+        sa.Column("timestamp", schema.Int64(), nullable=False),
+        sa.Column("metric_type", sa.Text(), nullable=False),
+        sa.Column("unit", sa.Text(), nullable=False),
+        sa.Column("agent_id", sa.Text(), nullable=True),
+        sa.Column("tags", schema.Json(), nullable=False),
+        sa.Column("version", schema.Int64(), nullable=False),
+        sa.Column("id", schema.Int64(), nullable=False),
+        sa.CheckConstraint("json_valid(tags)", name=op.f("ck_metrics_tags")),
+        sa.CheckConstraint("version >= 1", name=op.f("ck_metrics_version")),
+        sa.ForeignKeyConstraint(["agent_id"], ["agents.id"], name=op.f("fk_metrics_agent_id"), ondelete="SET NULL"),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_metrics")),
+        sqlite_strict=True,
+        sqlite_autoincrement=autoincrement,
+    )
+    op.execute("INSERT INTO metrics SELECT * FROM metrics_before ORDER BY id")
+    op.drop_table("metrics_before")
+    op.create_index("ix_metrics_agent", "metrics", ["agent_id", "timestamp"], sqlite_where=sa.text("agent_id IS NOT NULL"))
+    op.create_index("ix_metrics_metric_name_timestamp", "metrics", ["metric_name", "timestamp"])
+    op.create_index("ix_metrics_timestamp", "metrics", ["timestamp"])
+
+
 def downgrade() -> None:
+    if op.get_bind().dialect.name == "sqlite":
+        _rebuild_metrics(autoincrement=False)
     if op.get_bind().dialect.name == "postgresql":
         op.execute("DROP TRIGGER events_append_only ON events")
         op.execute("DROP FUNCTION events_refuse()")
@@ -140,6 +186,8 @@ def downgrade() -> None:
     _create_rollups()
     for table in ("task_limits", "task_pauses", "task_schedules"):
         op.drop_table(table)
+    op.drop_index("ix_messages_expires_at", "messages")
+    op.drop_index(op.f("ix_messages_timestamp"), "messages")
     op.drop_column("agent_group_members", "joined_position")
     for name in INDEXES:
         op.drop_index(name, "tasks")

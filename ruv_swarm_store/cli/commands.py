@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -123,6 +124,39 @@ def demo(
         say(f"Stopped after {ended.files:,} of {ended.known:,} known files. To go on from there: {shlex.join(again)}")
         raise typer.Exit(128 + ended.signal)
     report(ended, out, shlex.join(["ruv-swarm", "status", "-s", store]))
+
+
+# --- working -------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def work(
+    function: Annotated[str, typer.Argument(metavar="MODULE:FUNCTION", show_default=False, help="What does a task; it is given the task.")],
+    store: Address = SWARM,
+    type: Annotated[list[str] | None, typer.Option("--type", "-t", show_default=False, help="Only tasks of it; can be repeated.")] = None,
+    concurrency: Annotated[int, typer.Option("--concurrency", "-c", min=1, metavar="N", help="So many tasks at a time, in threads.")] = 1,
+    lease: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="How soon others get the tasks of a dead worker.")] = 30.0,
+    name: Annotated[str | None, typer.Option(show_default=False, help="The agent's name; without, one of its own.")] = None,
+) -> None:
+    """Do tasks: call a function with each and keep what it returns.
+
+    Ctrl-C or SIGTERM lets it finish what it is at,
+    a second one returns that to the queue.
+    """
+    import logging
+
+    from ruv_swarm_store.worker import Worker, find
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    sys.path.insert(0, str(Path.cwd()))
+    does = find(function)
+    _insist(store)
+    with Store.open(store) as found:
+        clean = Worker(found, does, types=type, concurrency=concurrency, lease=lease, name=name).run(signals=True)
+        if not clean:  # functions still run, in threads that nobody can end
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(1)
 
 
 # --- what a store holds ------------------------------------------------------------------------------------------------
@@ -276,6 +310,46 @@ def events(
         long="data",
         spare=("number", "stream", "time"),
     )
+
+
+@app.command()
+def copy(
+    source: Annotated[str, typer.Argument(metavar="FROM", show_default=False, help="The store's path or URL.")],
+    target: Annotated[str, typer.Argument(metavar="TO", show_default=False, help="Where to: created if need be, and without rows.")],
+    json: AsJson = False,
+) -> None:
+    """Copy a whole store to another place or engine, all or nothing.
+
+    What arrives is compared, row for row, with what was sent.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from ruv_swarm_store import transfer
+
+    _insist(source)
+    screen = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[table]}"),
+    )
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bars:
+        steps = {step: bars.add_task(step, total=None, table="") for step in transfer.STEPS}
+        contents = transfer.copy(
+            source, target, lambda step, table, done, total: bars.update(steps[step], completed=done, total=total, table=table)
+        )
+    if json:
+        print_json(contents)
+        return
+    print_table(
+        ("table", "rows", "checksum"),
+        [(name, f"{content.rows:,}", content.checksum[:16]) for name, content in sorted(contents.items()) if content.rows],
+        numbers=("rows",),
+    )
+    say(f"{counted(sum(content.rows for content in contents.values()), 'row')} copied, and verified in the target")
 
 
 # --- its schema ----------------------------------------------------------------------------------------------------------

@@ -1,20 +1,26 @@
 """The engines that must keep every promise. What is special to one is said here; the tests name none."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import pytest
 from sqlalchemy import Table, text
 
 from ruv_swarm_store import Store
 from ruv_swarm_store.engines import Capabilities
+from ruv_swarm_store.schema import Json
 
 
 class Database:
     """One empty database: `open` gives stores on it, which are closed when the test ends."""
 
-    def __init__(self, directory: Path, *, absent: bool) -> None:
+    server: ClassVar[str] = ""
+    """The fixture that runs what it needs, if anything."""
+
+    def __init__(self, directory: Path, server: Any, *, absent: bool) -> None:
+        self._server = server
         self.address = self.place(directory, absent)
         self._stores: list[Store] = []
 
@@ -28,7 +34,7 @@ class Database:
         return store
 
     def damage(self, store: Store, table: Table, key: str, id: str, column: str, value: str) -> None:
-        """Puts into one row what the store itself would refuse."""
+        """Puts into one row what the store itself would refuse; for JSON, if not this value then another that cannot be read."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -62,12 +68,39 @@ class Memory(_SQLite):
         return None
 
 
-ENGINES: dict[str, type[Database]] = {"file": File, "memory": Memory}
+class PostgreSQL(Database):
+    server = "postgresql"
+
+    def place(self, directory: Path, absent: bool) -> str | None:
+        return self._server.new(absent=absent)
+
+    def damage(self, store: Store, table: Table, key: str, id: str, column: str, value: str) -> None:
+        with store.transaction() as work:
+            if isinstance(table.c[column].type, Json):
+                # The column takes nothing but JSON; of that, a number beyond every float is what no reader takes.
+                value, cast = f"{10**400}.5", "JSONB"
+            else:
+                work.execute(text(f"ALTER TABLE {table.name} DROP CONSTRAINT ck_{table.name}_{column}"))
+                cast = "TEXT"
+            work.execute(text(f"UPDATE {table.name} SET {column} = CAST(:value AS {cast}) WHERE {key} = :id"), {"value": value, "id": id})
+
+    def close(self) -> None:
+        super().close()
+        self._server.drop(self.address)
+
+
+ENGINES: dict[str, type[Database]] = {"file": File, "memory": Memory, "postgresql": PostgreSQL}
 
 
 class _Capabilities:
     known: ClassVar[dict[str, Capabilities]] = {}
-    missed: ClassVar[dict[tuple[str, str], int]] = {}
+    missed: ClassVar[Counter[str]] = Counter()
+    """Why tests did not run, and how many for each reason."""
+
+    @classmethod
+    def miss(cls, reason: str) -> NoReturn:
+        cls.missed[reason] += 1
+        pytest.skip(reason)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -75,18 +108,22 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    for (engine, capability), count in sorted(_Capabilities.missed.items()):
-        terminalreporter.write_line(f"conformance: {count} tests did not run on {engine}, which cannot do {capability}", yellow=True)
+    for reason, count in sorted(_Capabilities.missed.items()):
+        terminalreporter.write_line(f"conformance: {count} tests did not run: {reason}", yellow=True)
 
 
 @pytest.fixture(params=list(ENGINES))
 def new_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Database]]:
     """Makes empty databases of one engine."""
     kind = ENGINES[request.param]
+    try:
+        server = request.getfixturevalue(kind.server) if kind.server else None
+    except pytest.skip.Exception as reason:
+        _Capabilities.miss(f"the {request.param} engine: {reason}")
     made: list[Database] = []
 
     def new(*, absent: bool = False) -> Database:
-        database = kind(tmp_path_factory.mktemp(request.param), absent=absent)
+        database = kind(tmp_path_factory.mktemp(request.param), server, absent=absent)
         made.append(database)
         return database
 
@@ -96,9 +133,7 @@ def new_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     for mark in request.node.iter_markers("needs"):
         for capability in mark.args:
             if not getattr(_Capabilities.known[request.param], capability):
-                key = (request.param, capability)
-                _Capabilities.missed[key] = _Capabilities.missed.get(key, 0) + 1
-                pytest.skip(f"the {request.param} engine cannot do {capability}")
+                _Capabilities.miss(f"the {request.param} engine cannot do {capability}")
     yield new
     for database in made:
         database.close()

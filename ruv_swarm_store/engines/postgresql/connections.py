@@ -221,11 +221,11 @@ class PostgreSQLExecutor(Executor):
             else:
                 if self.raw.info.transaction_status == TransactionStatus.INERROR:
                     raise StoreError("the transaction has failed and cannot be committed", hint="Begin it again")
+                self._released.clear()
                 try:
                     self._plain()("COMMIT")
                 except REFUSED as error:
                     raise self._failed(error) from error
-                self._released.clear()
             self._opened = level
         self._marks.pop()
         self.depth = level
