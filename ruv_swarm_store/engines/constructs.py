@@ -5,11 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Executable, Insert, Select, Table, Text, bindparam, cast, column, insert, select
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Executable,
+    Insert,
+    Select,
+    Subquery,
+    Table,
+    Text,
+    bindparam,
+    cast,
+    column,
+    insert,
+    literal_column,
+    select,
+)
 from sqlalchemy.dialects.postgresql import insert as insert_or_update
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.sql.selectable import ScalarSelect
+from sqlalchemy.sql.selectable import ScalarSelect, TableValuedAlias
 
 from ruv_swarm_store import schema
 
@@ -52,18 +67,20 @@ def upsert(
     table: Table,
     values: Mapping[str, Any],
     *,
-    on: Sequence[str],
+    on: Sequence[str] = (),
     update: Mapping[str, Any] | None = None,
     where: ColumnElement[bool] | None = None,
     returning: Sequence[ColumnElement[Any]] = (),
 ) -> Executable:
     """INSERT, or UPDATE of the row whose `on` columns are taken; with nothing to update, that row is left as it is.
 
-    SQLite and PostgreSQL share the clause, and SQLAlchemy renders one construct for both.
+    Without `on`, whichever unique value is taken. Only what was inserted or updated is returned. SQLite and PostgreSQL share
+    the clause, and SQLAlchemy renders one construct for both.
     """
     statement = insert_or_update(table).values(dict(values))
     if not update:
-        return statement.on_conflict_do_nothing(index_elements=on)
+        nothing = statement.on_conflict_do_nothing(index_elements=on or None)
+        return nothing.returning(*returning) if returning else nothing
     return statement.on_conflict_do_update(index_elements=on, set_=dict(update), where=where).returning(*returning)
 
 
@@ -155,13 +172,74 @@ def json_has(json: ColumnElement[Any], key: str, value: str | float | bool) -> C
     return _HasMember(json, bindparam(None, key, type_=Text(), unique=True), bindparam(None, value, type_=schema.Json(), unique=True))
 
 
+def text_rows(name: str) -> TableValuedAlias:
+    """The strings of the JSON array given as parameter `name`, as a table with the column `value`."""
+    return _Items(parameter(name, schema.Json())).table_valued(column("value", Text), name="items")
+
+
+class _AtomText(FunctionElement[str]):
+    """The JSON text of what a JSON object has under a key, if it is a string, number or boolean."""
+
+    name = "atom_text"
+    type = Text()
+    inherit_cache = True
+
+
+@compiles(_AtomText)
+def _each_atom(element: _AtomText, compiler: Any, **kw: Any) -> str:
+    json, key = (compiler.process(clause, **kw) for clause in element.clauses)
+    return (
+        "(SELECT CASE WHEN member.type IN ('true', 'false') THEN member.type ELSE json_quote(member.atom) END "  # noqa: S608 - compiled SQL
+        f"FROM json_each({json}) AS member WHERE member.key = {key} AND member.type NOT IN ('array', 'object', 'null'))"
+    )
+
+
+@compiles(_AtomText, "postgresql")
+def _member_text(element: _AtomText, compiler: Any, **kw: Any) -> str:
+    json, key = (compiler.process(clause, **kw) for clause in element.clauses)
+    member = f"({json} -> {key})"
+    return f"(CASE WHEN jsonb_typeof{member} IN ('string', 'number', 'boolean') THEN {member}::text END)"
+
+
+def json_member(json: ColumnElement[Any], key: str) -> ColumnElement[str]:
+    """The JSON text of the string, number or boolean a JSON object has under this key; NULL where it has none."""
+    return _AtomText(json, bindparam(None, key, type_=Text(), unique=True))
+
+
 def text_items(name: str) -> ScalarSelect[Any]:
     """The strings of the JSON array given as parameter `name`, for `IN`: one statement whatever their number."""
-    items = _Items(parameter(name, schema.Json())).table_valued(column("value", Text), name="items")
-    return select(items.c.value).scalar_subquery()
+    return select(text_rows(name).c.value).scalar_subquery()
 
 
 def number_items(name: str) -> ScalarSelect[Any]:
     """The whole numbers of the JSON array given as parameter `name`, for `IN`."""
     items = _Items(parameter(name, schema.Json())).table_valued(column("value", Text), name="items")
     return select(cast(items.c.value, schema.Int64)).scalar_subquery()
+
+
+class _Nth(FunctionElement[Any]):
+    """The n-th item of a JSON array given as text."""
+
+    name = "nth"
+    inherit_cache = True
+
+
+@compiles(_Nth)
+def _extract(element: _Nth, compiler: Any, **kw: Any) -> str:
+    array, index = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"json_extract({array}, '$[{index}]')"
+
+
+@compiles(_Nth, "postgresql")
+def _arrow(element: _Nth, compiler: Any, **kw: Any) -> str:
+    array, index = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"(({array})::jsonb ->> {index})"
+
+
+def records(name: str, **columns: Any) -> Subquery:
+    """The JSON array of arrays given as parameter `name`, as a table with these columns, in this order, of these types."""
+    items = _Items(parameter(name, schema.Json())).table_valued(column("value", Text), name="items")
+    fields = [
+        cast(_Nth(items.c.value, literal_column(str(index))), type_).label(name) for index, (name, type_) in enumerate(columns.items())
+    ]
+    return select(*fields).subquery()

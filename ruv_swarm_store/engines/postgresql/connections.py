@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import select
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -34,6 +35,12 @@ class Session(psycopg.Connection[tuple[Any, ...]]):
     """A driver connection with the executor that runs statements on it."""
 
     executor: PostgreSQLExecutor
+    poll: select.poll
+
+    def check(self) -> None:
+        """Raises when the connection was lost while it was idle: what the server said last, its farewell, lies unread then."""
+        if self.poll.poll(0):
+            self.execute("")
 
 
 class PostgreSQLExecutor(Executor):
@@ -126,10 +133,12 @@ class PostgreSQLExecutor(Executor):
         prepared = self._statements.get(statement) or self._prepare(statement, statement)
         try:
             done = self._execute(prepared.sql, row)
-            return int(done.fetchone()[0]) if done.description else 0
         except REFUSED as error:
             done = self._again(error, prepared, row)
-            return int(done.fetchone()[0]) if done.description else 0
+        if insertion.table.autoincrement_column is None:
+            return 0
+        number: int = done.fetchone()[0]  # SQLAlchemy has the engine's number returned
+        return number
 
     def insert_many(self, insertion: Insertion, rows: Sequence[Sequence[Any]]) -> Sequence[int]:
         table, number = insertion.table, insertion.table.autoincrement_column

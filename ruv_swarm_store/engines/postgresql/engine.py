@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 POOL_SIZE = 16
 """Most connections of one store, unless its URL says `?pool_size=`."""
+PATIENCE = 0.05
+"""Seconds after which who waits for the pool looks whether the spare connection has become free."""
 CONNECT_TIMEOUT = 10
 """Seconds until a server that does not answer is given up."""
 
@@ -86,6 +88,8 @@ class PostgreSQLEngine(Engine):
         self._local = threading.local()
         self._alchemy: sqlalchemy.Engine | None = None
         self._lending = threading.Lock()
+        self._spare: list[Session] = []
+        """The connection that was used last, if it is free."""
         self._lent: psycopg.Connection[Any] | None = None
         self._pool: ConnectionPool[Session] = ConnectionPool(
             self._conninfo,
@@ -95,7 +99,7 @@ class PostgreSQLEngine(Engine):
             max_size=self._pool_size,
             timeout=max(self._options.timeout, 0.1),
             configure=self._furnish,
-            check=_check,
+            check=Session.check,
             open=False,
             name=f"ruv_swarm_store {self.schema}",
             num_workers=1,
@@ -123,6 +127,8 @@ class PostgreSQLEngine(Engine):
     def _furnish(self, session: Session) -> None:
         """Makes a new connection of the pool this store's."""
         self._set(session)
+        session.poll = select.poll()
+        session.poll.register(session.fileno(), select.POLLIN)
         session.executor = PostgreSQLExecutor(session, self._statements, self._options, self._lend)
 
     def _lend(self, raw: psycopg.Connection[Any]) -> Connection:
@@ -146,18 +152,35 @@ class PostgreSQLEngine(Engine):
         if self._closed:
             raise Closed(f"the store at {self.name} is closed", hint="Open it again with Store.open")
         try:
-            return self._pool.getconn()
-        except PoolTimeout as error:
-            raise Unavailable(
-                f"no connection to {self.name} was free or could be made within {self._options.timeout:g} s",
-                hint=f"Check the server; keep transactions short; the pool holds {self._pool_size} connections: see ?pool_size=",
-                kind="connection",
-            ) from error
-        except PoolClosed as error:
-            raise Closed(f"the store at {self.name} is closed", hint="Open it again with Store.open") from error
+            session = self._spare.pop()
+            session.check()
+            return session
+        except IndexError:
+            pass
+        except psycopg.Error:
+            self._pool.putconn(session)  # which makes another in its place
+        deadline = time.monotonic() + self._options.timeout
+        while True:
+            try:
+                return self._pool.getconn(max(min(deadline - time.monotonic(), PATIENCE), 0.001))
+            except PoolTimeout as error:
+                if self._spare:
+                    return self._take()
+                if time.monotonic() >= deadline:
+                    raise Unavailable(
+                        f"no connection to {self.name} was free or could be made within {self._options.timeout:g} s",
+                        hint=f"Check the server; keep transactions short; the pool holds {self._pool_size} connections: see ?pool_size=",
+                        kind="connection",
+                    ) from error
+            except PoolClosed as error:
+                raise Closed(f"the store at {self.name} is closed", hint="Open it again with Store.open") from error
 
     def _give_back(self, session: Session) -> None:
-        self._pool.putconn(session)
+        # The pool gives its connections in turn. The same one again finds its server process warm.
+        if self._spare or self._closed or session.broken or self._pool.get_stats().get("requests_waiting"):
+            self._pool.putconn(session)
+        else:
+            self._spare.append(session)
 
     # Scopes
 
@@ -278,6 +301,8 @@ class PostgreSQLEngine(Engine):
         self._watch.close()
         deadline = time.monotonic() + self._options.timeout
         while time.monotonic() < deadline:
+            while self._spare:
+                self._pool.putconn(self._spare.pop())
             stats = self._pool.get_stats()
             if stats.get("pool_available", 0) >= stats.get("pool_size", 0):
                 break
@@ -292,7 +317,7 @@ class PostgreSQLEngine(Engine):
         run: PostgreSQLExecutor | None = getattr(self._local, "run", None)
         if run is not None:
             run.refuse(StoreError("this connection belongs to the parent process", hint="Fork outside the with block"))
-        _inherited.append((self._pool, self._watch, self._alchemy, self._local, run))
+        _inherited.append((self._pool, self._spare, self._watch, self._alchemy, self._local, run))
         self._start()
         if not self._closed:
             self._pool.open()
@@ -344,14 +369,6 @@ class _Taken:
         self._engine._give_back(self._session)
         if self._changes and error is None:
             self._engine._watch.committed()
-
-
-def _check(session: Session) -> None:
-    """Raises when a connection that has been idle is gone: what the server said last, its farewell, lies unread then."""
-    poll = select.poll()
-    poll.register(session.fileno(), select.POLLIN)
-    if poll.poll(0):
-        ConnectionPool.check_connection(session)
 
 
 _engines: weakref.WeakSet[PostgreSQLEngine] = weakref.WeakSet()

@@ -14,7 +14,7 @@ from psycopg import sql
 
 log = logging.getLogger(__name__)
 
-COALESCE = 0.003
+COALESCE = 0.005
 """Seconds in which all commits of a process are told of by one notification: inside a transaction NOTIFY makes commits queue up."""
 RECONNECT = 0.25
 """Seconds between attempts to listen again after the connection was lost."""
