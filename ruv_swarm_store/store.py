@@ -53,7 +53,9 @@ class Repositories:
         """
         if not isinstance(statement, Executable):
             raise InvalidValue(f"{statement!r} is no statement", hint="Give a SQLAlchemy statement, such as select(...) or text(...)")
-        scope = self._scope.read() if isinstance(statement, SelectBase) else self._scope.transaction()
+        # In a unit of work a SELECT that fails must not end the whole of it, as it would on some engines.
+        reads = isinstance(statement, SelectBase) and not self._scope.within
+        scope = self._scope.read() if reads else self._scope.transaction()
         with scope as run:
             return run.execute(statement, params or {})
 
@@ -115,6 +117,7 @@ class _Within:
         self._thread = threading.get_ident()
         self.begin = begin
         self.ended = False
+        self.clock: Clock = lambda: self.current().now
 
     def current(self) -> Executor:
         if self.ended:

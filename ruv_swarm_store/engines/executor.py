@@ -12,6 +12,7 @@ from sqlalchemy import Dialect, Executable, Row, Select, Table
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import ClauseElement
 
+from ruv_swarm_store.clock import Clock
 from ruv_swarm_store.engines.constructs import Insertion
 
 Params = Mapping[str, Any]
@@ -90,6 +91,9 @@ class Executor(ABC):
 
 class Scope(Protocol):
     """Where a repository works: a store (each call its own transaction) or a unit of work (all in one)."""
+
+    clock: Clock
+    """Tells the time that a transaction would have."""
 
     def read(self) -> AbstractContextManager[Executor]:
         """An executor for SELECTs."""

@@ -24,7 +24,7 @@ def translate(error: Exception, timeout: float, where: str = "the database") -> 
     if not isinstance(error, psycopg.Error):
         return InvalidValue(f"the database cannot hold a value ({error})", hint="Give text that UTF-8 can hold, and 64-bit numbers")
     state = error.sqlstate or ""
-    said = error.diag.message_primary or str(error).strip()
+    said = error.diag.message_primary or " ".join(str(error).split())
     match state:
         case "23505":
             return Conflict(f"a row with this key exists already ({error.diag.constraint_name})", kind="unique")
@@ -40,14 +40,14 @@ def translate(error: Exception, timeout: float, where: str = "the database") -> 
                 hint="Run it again",
                 kind=REPEATABLE[state],
             )
+        case "25P02":
+            return StoreError("the transaction was rolled back by an earlier failure", hint="Begin it again")
         case "55P03":
             return Unavailable(
                 f"{where} was locked by other transactions for {timeout:g} s", hint="Keep transactions short, or raise the timeout"
             )
         case "42501":
             return StoreError(f"{where} refused ({said})", hint="Grant this user the rights it needs on the database and the schema")
-        case "3D000" | "28P01" | "28000":
-            return Unavailable(f"{where} cannot be opened ({said})", hint="Check the URL's database, user and password")
     match state[:2]:
         case "22" | "23":
             return InvalidValue(f"the database refused a value ({said})", hint="Nothing was written")

@@ -225,11 +225,11 @@ class PostgreSQLExecutor(Executor):
         if self._refusal is not None:
             raise self._refusal
         if self._opened > level:
+            if self.raw.pgconn.transaction_status == TransactionStatus.INERROR:  # COMMIT would roll back and not say so
+                raise StoreError("the transaction was rolled back by an earlier failure", hint="Begin it again")
             if level:
                 self._released.append(level)
             else:
-                if self.raw.info.transaction_status == TransactionStatus.INERROR:
-                    raise StoreError("the transaction has failed and cannot be committed", hint="Begin it again")
                 self._released.clear()
                 try:
                     self._plain()("COMMIT")

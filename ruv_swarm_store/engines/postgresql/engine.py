@@ -20,6 +20,7 @@ from typing import Any
 import psycopg
 import sqlalchemy
 from psycopg import sql
+from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 from sqlalchemy import URL, Connection
 from sqlalchemy.pool import NullPool
@@ -78,8 +79,12 @@ class PostgreSQLEngine(Engine):
         self._start()
         try:
             self._connect().close()  # a wrong address is told at once, not when the pool gives up
-        except REFUSED as error:
-            raise translate(error, options.timeout, self.name) from error
+        except psycopg.Error as error:
+            raise Unavailable(
+                f"{self.name} cannot be opened ({' '.join(str(error).split())})",
+                hint="Check the URL's host, port, database, user and password, and that the server runs",
+                kind="connection",
+            ) from error
         self._pool.open()
         _engines.add(self)
 
@@ -177,7 +182,8 @@ class PostgreSQLEngine(Engine):
 
     def _give_back(self, session: Session) -> None:
         # The pool gives its connections in turn. The same one again finds its server process warm.
-        if self._spare or self._closed or session.broken or self._pool.get_stats().get("requests_waiting"):
+        idle = session.pgconn.transaction_status == TransactionStatus.IDLE
+        if not idle or self._spare or self._closed or self._pool.get_stats().get("requests_waiting"):
             self._pool.putconn(session)
         else:
             self._spare.append(session)

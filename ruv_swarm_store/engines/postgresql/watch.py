@@ -19,6 +19,9 @@ COALESCE = 0.005
 RECONNECT = 0.25
 """Seconds between attempts to listen again after the connection was lost."""
 
+HEARKEN = 0.1
+"""Seconds a listener waits at a time: so long closing may take."""
+
 Connect = Callable[[], psycopg.Connection[Any]]
 
 
@@ -114,7 +117,7 @@ class Watch:
                     self._listening.set()
                     self._wake()  # something may have happened while nobody listened
                     while not self._closed.is_set():
-                        for _ in connection.notifies(timeout=0.5, stop_after=1):
+                        for _ in connection.notifies(timeout=HEARKEN, stop_after=1):
                             self._wake()
             except psycopg.Error as error:
                 self._listening.set()  # not to hold up those who look: they fall back to polling
