@@ -19,6 +19,7 @@ import pytest
 from sqlalchemy import literal_column, select, text, union_all
 
 from ruv_swarm_store import Conflict, InvalidValue, NewEvent, Store, StoreError, schema
+from ruv_swarm_store.engines.sqlite.engine import MOST_READERS
 from ruv_swarm_store.errors import Closed, CorruptDatabase, Unavailable, Unsupported
 from ruv_swarm_store.schema import tasks
 
@@ -636,3 +637,26 @@ def test_an_interrupt_leaves_no_transaction_open(path):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def test_very_many_threads_share_readers(path: Path) -> None:
+    with Store.open(path) as store:
+        store.config.set("key", "value")
+        handles = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+        together, found = threading.Barrier(200), []
+
+        def read() -> None:
+            together.wait()
+            found.append([store.config.get("key") for _ in range(20)])
+            together.wait()
+            if handles:
+                found.append(len(os.listdir("/proc/self/fd")))
+            together.wait()
+
+        threads = [threading.Thread(target=read) for _ in range(200)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert found.count(["value"] * 20) == 200
+        assert max((count for count in found if isinstance(count, int)), default=0) <= handles + 3 * MOST_READERS + 3

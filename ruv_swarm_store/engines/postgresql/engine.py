@@ -156,21 +156,15 @@ class PostgreSQLEngine(Engine):
     def _take(self) -> Session:
         if self._closed:
             raise Closed(f"the store at {self.name} is closed", hint="Open it again with Store.open")
-        try:
-            session = self._spare.pop()
-            session.check()
-            return session
-        except IndexError:
-            pass
-        except psycopg.Error:
-            self._pool.putconn(session)  # which makes another in its place
+        if (spare := self._warm()) is not None:
+            return spare
         deadline = time.monotonic() + self._options.timeout
         while True:
             try:
                 return self._pool.getconn(max(min(deadline - time.monotonic(), PATIENCE), 0.001))
             except PoolTimeout as error:
-                if self._spare:
-                    return self._take()
+                if (spare := self._warm()) is not None:
+                    return spare
                 if time.monotonic() >= deadline:
                     raise Unavailable(
                         f"no connection to {self.name} was free or could be made within {self._options.timeout:g} s",
@@ -179,6 +173,18 @@ class PostgreSQLEngine(Engine):
                     ) from error
             except PoolClosed as error:
                 raise Closed(f"the store at {self.name} is closed", hint="Open it again with Store.open") from error
+
+    def _warm(self) -> Session | None:
+        try:
+            session = self._spare.pop()
+        except IndexError:
+            return None
+        try:
+            session.check()
+        except psycopg.Error:
+            self._pool.putconn(session)  # which makes another in its place
+            return None
+        return session
 
     def _give_back(self, session: Session) -> None:
         # The pool gives its connections in turn. The same one again finds its server process warm.

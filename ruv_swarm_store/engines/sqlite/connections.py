@@ -171,7 +171,9 @@ class SQLiteExecutor(Executor):
 
 
 class Reader(SQLiteExecutor):
-    """A thread's read-only connection; entering it takes its lock, which only closing and forking ever contend for."""
+    """A thread's read-only connection; entering it takes its lock, which closing, forking and, where there are very many, other
+    threads contend for.
+    """
 
     __slots__ = ("_clock", "_connect", "_lock")
 

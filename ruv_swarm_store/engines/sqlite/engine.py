@@ -36,6 +36,10 @@ _FORGET_NUMBER = delete(_sequences).where(_sequences.c.name == parameter("name")
 _SET_NUMBER = insert(_sequences).values(name=parameter("name"), seq=parameter("number"))
 
 
+MOST_READERS = 64
+"""Most connections that read; beyond it threads share them."""
+
+
 class SQLiteEngine(Engine):
     """A database file in WAL mode."""
 
@@ -214,6 +218,10 @@ class SQLiteEngine(Engine):
 
     def _open_reader(self) -> Reader:
         with self._opening:
+            if len(self._readers) >= MOST_READERS:
+                # Each takes three file handles. Further threads read by turns; entering a reader takes its lock.
+                self._local.reader = shared = random.choice(list(self._readers))
+                return shared
             reader = Reader(self._open_reading(), self._statements, self._options, self._open_reading)
             self._local.reader = reader
             self._readers.add(reader)
