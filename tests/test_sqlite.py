@@ -642,21 +642,24 @@ def test_an_interrupt_leaves_no_transaction_open(path):
 def test_very_many_threads_share_readers(path: Path) -> None:
     with Store.open(path) as store:
         store.config.set("key", "value")
-        handles = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
-        together, found = threading.Barrier(200), []
+        files = Path("/proc/self/fd")
+        handles = len(list(files.iterdir())) if files.is_dir() else 0
+        together, found = threading.Barrier(201), []
 
         def read() -> None:
             together.wait()
             found.append([store.config.get("key") for _ in range(20)])
             together.wait()
-            if handles:
-                found.append(len(os.listdir("/proc/self/fd")))
             together.wait()
 
         threads = [threading.Thread(target=read) for _ in range(200)]
         for thread in threads:
             thread.start()
+        together.wait()
+        together.wait()
+        opened = len(list(files.iterdir())) - handles if handles else 0
+        together.wait()
         for thread in threads:
             thread.join()
-        assert found.count(["value"] * 20) == 200
-        assert max((count for count in found if isinstance(count, int)), default=0) <= handles + 3 * MOST_READERS + 3
+        assert found == [["value"] * 20] * 200
+        assert opened <= 3 * MOST_READERS + 3

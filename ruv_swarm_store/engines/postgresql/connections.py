@@ -151,6 +151,12 @@ class PostgreSQLExecutor(Executor):
         if number is not None:
             if table.info.get("in_order"):
                 self.lock(table.name)  # before the first number is drawn
+            elif table.info.get("never_reuse_positions"):
+                # Nor may `settle` come between: it waits for those who hold the table, which a number drawn does not.
+                try:
+                    self._execute(f"LOCK TABLE {table.name} IN ROW EXCLUSIVE MODE")
+                except REFUSED as error:
+                    raise self._failed(error) from error
             draw = f"SELECT nextval('{table.name}_{number.name}_seq') FROM generate_series(1, %s)"  # noqa: S608 - the schema's names
             try:
                 numbers = [drawn for (drawn,) in self._execute(draw, (len(rows),)).fetchall()]

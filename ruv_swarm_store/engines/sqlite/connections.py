@@ -171,9 +171,7 @@ class SQLiteExecutor(Executor):
 
 
 class Reader(SQLiteExecutor):
-    """A thread's read-only connection; entering it takes its lock, which closing, forking and, where there are very many, other
-    threads contend for.
-    """
+    """A thread's read-only connection, of several threads' where there are very many. Entering it takes its lock."""
 
     __slots__ = ("_clock", "_connect", "_lock")
 
