@@ -42,12 +42,15 @@ def constant(column: ColumnElement[Any], value: Any) -> Any:
 class Insertion:
     """An INSERT of rows: some columns are given row by row, the others are constants."""
 
-    __slots__ = ("columns", "constants", "statement", "table")
+    __slots__ = ("columns", "constants", "number", "statement", "table")
 
     def __init__(self, table: Table, columns: Sequence[Column[Any]], constants: Mapping[str, Any]) -> None:
         self.table = table
         self.columns = columns
         self.constants = constants
+        counted = table.autoincrement_column
+        self.number = None if any(column is counted for column in columns) else counted
+        """The column whose value the engine gives, if it does."""
         fixed: dict[str, Any] = {name: constant(table.c[name], value) for name, value in constants.items()}
         given: dict[str, Any] = {column.name: bindparam(f"_{column.name}", required=False, type_=column.type) for column in columns}
         self.statement: Insert = insert(table).values({**given, **fixed})

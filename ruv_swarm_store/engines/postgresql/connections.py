@@ -135,13 +135,13 @@ class PostgreSQLExecutor(Executor):
             done = self._execute(prepared.sql, row)
         except REFUSED as error:
             done = self._again(error, prepared, row)
-        if insertion.table.autoincrement_column is None:
+        if insertion.number is None:
             return 0
         number: int = done.fetchone()[0]  # SQLAlchemy has the engine's number returned
         return number
 
     def insert_many(self, insertion: Insertion, rows: Sequence[Sequence[Any]]) -> Sequence[int]:
-        table, number = insertion.table, insertion.table.autoincrement_column
+        table, number = insertion.table, insertion.number
         if len(rows) == 1:
             return [self.insert(insertion, rows[0])]
         started = time.perf_counter()

@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
@@ -25,7 +25,7 @@ from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 from sqlalchemy import URL, Connection
 from sqlalchemy.pool import NullPool
 
-from ruv_swarm_store import codec
+from ruv_swarm_store import codec, schema
 from ruv_swarm_store.engines import alchemy
 from ruv_swarm_store.engines.engine import Capabilities, Engine, Options
 from ruv_swarm_store.engines.executor import Executor, Prepared
@@ -304,6 +304,34 @@ class PostgreSQLEngine(Engine):
             except REFUSED as error:
                 raise translate(error, self._options.timeout, self.name) from error
 
+    @contextmanager
+    def snapshot(self) -> Iterator[Executor]:
+        session = self._take()
+        try:
+            session.executor.now = self.clock()
+            session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            yield session.executor
+        except psycopg.Error as error:
+            raise translate(error, self._options.timeout, self.name) from error
+        finally:
+            with suppress(psycopg.Error):
+                session.execute("ROLLBACK")
+            self._give_back(session)
+
+    def numbers(self, run: Executor) -> Mapping[str, int]:
+        assert isinstance(run, PostgreSQLExecutor)
+        found = run.raw.execute("SELECT sequencename, last_value FROM pg_sequences WHERE schemaname = %s", (self.schema,)).fetchall()
+        given = {name: last for name, last in found if last is not None}
+        return {table: given[sequence] for table, _, sequence in _SEQUENCES if sequence in given}
+
+    def number_on(self, run: Executor, last: Mapping[str, int]) -> None:
+        assert isinstance(run, PostgreSQLExecutor)
+        known = self.numbers(run)
+        for table, column, sequence in _SEQUENCES:
+            (highest,) = run.raw.execute(f"SELECT coalesce(max({column}), 0) FROM {table}").fetchone() or (0,)  # noqa: S608 - the schema's names
+            if (number := max(highest, last.get(table, 0), known.get(table, 0))) > 0:
+                run.raw.execute("SELECT setval(%s, %s)", (sequence, number))
+
     def close(self) -> None:
         if self._closed:
             return
@@ -345,6 +373,14 @@ UNION ALL
 SELECT 'the trigger', tgname, tgrelid::regclass::text FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
 WHERE tgenabled = 'D' AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %s)
 """
+
+
+_SEQUENCES = [
+    (table.name, number.name, f"{table.name}_{number.name}_seq")
+    for table in schema.metadata.sorted_tables
+    if (number := table.autoincrement_column) is not None
+]
+"""The tables whose rows are numbered, the column, and what numbers them."""
 
 
 class _Here:
