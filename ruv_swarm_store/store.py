@@ -115,6 +115,7 @@ class _Within:
     def __init__(self, run: Executor, begin: Callable[[], AbstractContextManager[Executor]]) -> None:
         self._run = run
         self._thread = threading.get_ident()
+        self._process = os.getpid()
         self.begin = begin
         self.ended = False
         self.clock: Clock = lambda: self.current().now
@@ -124,6 +125,8 @@ class _Within:
             raise Closed("this unit of work has ended", hint="Use it inside its with block only")
         if self._thread != threading.get_ident():
             raise StoreError("a unit of work belongs to the thread that began it", hint="Begin another with store.transaction()")
+        if self._process != os.getpid():
+            raise StoreError("this unit of work belongs to the parent process", hint="Fork outside the with block")
         return self._run
 
     def read(self) -> AbstractContextManager[Executor]:
