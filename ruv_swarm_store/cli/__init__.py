@@ -1,4 +1,4 @@
-"""The `ruv-swarm` command: look into a store, bring its schema up to date, and see a swarm at work."""
+"""The `ruv-swarm` command: do tasks, look into a store, copy it, bring its schema up to date, and see a swarm at work."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Look into a swarm's store, bring its schema up to date, or see a swarm at work: ruv-swarm demo",
+    help="Do a swarm's tasks, look into its store, copy it, bring its schema up to date, or see a swarm at work: ruv-swarm demo",
 )
 
 Address = Annotated[str, typer.Option("--store", "-s", envvar="RUV_SWARM_STORE", metavar="PATH|URL", help="The store.")]
@@ -148,6 +148,7 @@ def work(
     from ruv_swarm_store.worker import Worker, find
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     sys.path.insert(0, str(Path.cwd()))
     does = find(function)
     _insist(store)

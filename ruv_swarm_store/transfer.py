@@ -1,0 +1,258 @@
+"""Moves a whole store from one engine to another: every row as it was, in one transaction, compared at both ends."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+from sqlalchemy import Column, Executable, Select, Table, and_, case, exists, func, null, or_, select, tuple_, update
+
+from ruv_swarm_store import codec, migrations, schema
+from ruv_swarm_store.engines import Engine, Executor, Options, connect, insert_into, json_text, parameter
+from ruv_swarm_store.errors import Conflict, CorruptRow, InvalidValue, StoreError
+
+PAGE = 1_000
+"""Most rows held in memory at a time."""
+WEIGHT = 8_000_000
+"""Bytes a page is meant to have at most: where rows are heavy, fewer make a page."""
+
+Step = Literal["copied", "verified"]
+STEPS: Sequence[Step] = ("copied", "verified")
+Report = Callable[[Step, str, int, int], object]
+"""Called as a transfer goes on: what was done to rows of which table, to how many so far in all, and of how many."""
+
+
+class Content(Struct, frozen=True):
+    """What a table holds."""
+
+    rows: int
+    checksum: str
+    """SHA-256, in hexadecimal, of the rows in order of their keys; the same whichever engine holds them."""
+
+
+def tables() -> list[Table[Any]]:
+    """What a transfer moves: every table but the schema's history, of which each database has its own."""
+    return [table for table in schema.metadata.sorted_tables if table is not schema.schema_migrations]
+
+
+def copy(source: str | os.PathLike[str], target: str | os.PathLike[str], report: Report | None = None) -> dict[str, Content]:
+    """Copies the store at one path or URL to another; what each table holds at both ends now.
+
+    The target is created where there is none and must be without rows. All is written in one transaction: a copy that does
+    not end well leaves nothing. Others may go on using the source; what they commit after the beginning is not copied.
+    Raises `Conflict` when the target holds rows, `SchemaMismatch` when the source is not at this release's revision,
+    `CorruptRow` for a row that cannot be read, and `StoreError` when the target does not hold what the source does.
+    """
+    origin = connect(source, Options(read_only=True))
+    try:
+        migrations.prepare(origin, migrate=False)
+        destination = connect(target, Options(durability="full"))
+        try:
+            if not destination.capabilities.persistent:
+                raise InvalidValue(f"a copy to {destination.name} would be gone at once", hint="Name a file or a server's database")
+            migrations.prepare(destination, migrate=True)
+            return copy_between(origin, destination, report)
+        finally:
+            destination.close()
+    finally:
+        origin.close()
+
+
+def copy_between(source: Engine, target: Engine, report: Report | None = None) -> dict[str, Content]:
+    """`copy` for two databases that are open, both of them at this release's revision."""
+    plans = [_plan(table) for table in tables()]
+    report = report or (lambda *_: None)
+    contents: dict[str, Content] = {}
+    with target.transaction() as there:
+        for plan in plans:
+            there.settle(plan.table)
+            if there.one(plan.any) is not None:
+                raise Conflict(
+                    f"{target.name} is not empty: there are rows in {plan.table.name}", hint="Copy to a new store", table=plan.table.name
+                )
+        with source.snapshot() as here:
+            total = sum(plan.count(here) for plan in plans)
+            done = 0
+            for plan in plans:
+                digest = _Digest(plan)
+                for rows in plan.pages(here, digest):
+                    there.insert_many(plan.insertion, plan.insertable(rows))
+                    report("copied", plan.table.name, done := done + len(rows), total)
+                plan.refer(here, there)
+                contents[plan.table.name] = digest.content()
+            numbers = source.numbers(here)
+        target.number_on(there, numbers)
+        done = 0
+        for plan in plans:
+            digest = _Digest(plan)
+            for rows in plan.pages(there, digest):
+                report("verified", plan.table.name, done := done + len(rows), total)
+            if (found := digest.content()) != (expected := contents[plan.table.name]):
+                raise StoreError(
+                    f"{plan.table.name} in {target.name} is not what it is in {source.name}: {found.rows} rows of {expected.rows}, "
+                    f"checksum {found.checksum[:12]} for {expected.checksum[:12]}",
+                    hint="Nothing was kept. Copy again; if it fails again, please report it",
+                    table=plan.table.name,
+                )
+    return contents
+
+
+class _Plan:
+    """One table's statements. Rows pass as the drivers have them, JSON as text."""
+
+    def __init__(self, table: Table[Any]) -> None:
+        self.table = table
+        self.columns: list[Column[Any]] = list(table.c)
+        self.json = [index for index, column in enumerate(self.columns) if isinstance(column.type, schema.Json)]
+        self.key = [self.columns.index(column) for column in table.primary_key]
+        self.insertion = insert_into(table, *self.columns)
+        self.any = select(next(iter(table.primary_key))).limit(1)
+        self._count = select(func.count()).select_from(table)
+        whole = select(*(json_text(c) if isinstance(c.type, schema.Json) else c for c in self.columns))
+        # A row may refer to one of the same table. Where that comes later, the reference waits until both are there.
+        self._own = [column for column in self.columns if any(reference.column.table is table for reference in column.foreign_keys)]
+        if self._own:
+            whole = whole.add_columns(
+                *(case((_refers_back(column), column), else_=null()).label(f"early_{column.name}") for column in self._own)
+            )
+            late = or_(*(and_(column.is_not(None), ~_refers_back(column)) for column in self._own))
+            self._late = _paged(select(*table.primary_key, *self._own).where(late), table)
+            self._refer = (
+                update(table)
+                .where(*(column == parameter(f"key_{column.name}", column.type) for column in table.primary_key))
+                .values({column.name: parameter(f"new_{column.name}", column.type) for column in self._own})
+            )
+        self._pages = _paged(whole, table)
+
+    def count(self, run: Executor) -> int:
+        """How many rows there are."""
+        row = run.one(self._count)
+        return 0 if row is None else int(row[0])
+
+    def pages(self, run: Executor, digest: _Digest) -> Iterator[Sequence[Sequence[Any]]]:
+        """Every row by ascending key, after the digest has seen it; for each reference to its own table it has one column more."""
+        size = min(100, PAGE)
+        rows = run.all(self._pages[0], {"limit": size})
+        while rows:
+            weight = digest.add(rows)
+            yield rows
+            if len(rows) < size:
+                return
+            size = max(1, min(PAGE, WEIGHT * len(rows) // max(weight, 1)))
+            rows = run.all(self._pages[1], {**self._seen(rows[-1], self.key), "limit": size})
+
+    def insertable(self, rows: Sequence[Sequence[Any]]) -> Sequence[Sequence[Any]]:
+        """The rows to insert: without the references that have to wait, and JSON's numbers spelled as every engine keeps them."""
+        width = len(self.columns)
+        places = [self.columns.index(column) for column in self._own]
+        ready = []
+        for row in rows:
+            values = list(row[:width])
+            for place, early in zip(places, row[width:], strict=True):
+                values[place] = early
+            for place in self.json:
+                if values[place] is not None and _exponent(values[place]):
+                    values[place] = codec.encode(codec.decode(values[place]))
+            ready.append(values)
+        return ready
+
+    def refer(self, here: Executor, there: Executor) -> None:
+        """Writes the references that had to wait."""
+        if not self._own:
+            return
+        key = [column.name for column in self.table.primary_key]
+        names = [f"key_{name}" for name in key] + [f"new_{column.name}" for column in self._own]
+        rows = here.all(self._late[0], {"limit": PAGE})
+        while rows:
+            for row in rows:
+                there.run(self._refer, dict(zip(names, row, strict=True)))
+            rows = here.all(self._late[1], {**self._seen(rows[-1], range(len(key))), "limit": PAGE})
+
+    def _seen(self, row: Sequence[Any], key: Sequence[int]) -> dict[str, Any]:
+        return {f"seen_{column.name}": row[place] for column, place in zip(self.table.primary_key, key, strict=True)}
+
+
+_plan = cache(_Plan)  # an executor keeps each statement it has once compiled
+
+
+def _refers_back(column: Column[Any]) -> Any:
+    """Whether a reference to the same table is to a row with a lower key."""
+    other = column.table.alias("other")
+    target = next(reference.column for reference in column.foreign_keys if reference.column.table is column.table)
+    key = column.table.primary_key
+    lower = tuple_(*(other.c[part.name] for part in key)) < tuple_(*key)
+    return exists(select(1).where(other.c[target.name] == column, lower))
+
+
+def _paged(statement: Select[*tuple[Any, ...]], table: Table[Any]) -> tuple[Executable, Executable]:
+    """The statements of a first page by ascending key, and of one after it."""
+    page = statement.order_by(*table.primary_key).limit(parameter("limit"))
+    seen = tuple_(*(parameter(f"seen_{column.name}", column.type) for column in table.primary_key))
+    return page, page.where(tuple_(*table.primary_key) > seen)
+
+
+class _Digest:
+    """Counts rows and sums them up, alike for every engine. They come by ascending key: text sorts by code point everywhere."""
+
+    def __init__(self, plan: _Plan) -> None:
+        self._plan = plan
+        self._rows = 0
+        self._sum = hashlib.sha256()
+
+    def add(self, rows: Sequence[Sequence[Any]]) -> int:
+        """Takes rows in; how many bytes they have. Raises `CorruptRow`."""
+        weight = 0
+        width = len(self._plan.columns)
+        for row in rows:
+            text = _encode(self._values(row[:width])) + b"\n"
+            weight += len(text)
+            self._sum.update(text)
+        self._rows += len(rows)
+        return weight
+
+    def _values(self, row: Sequence[Any]) -> Sequence[Any]:
+        values = list(row)
+        for index in self._plan.json:
+            if values[index] is not None:
+                try:
+                    values[index] = [_json(values[index])]  # in a list: null in JSON is not NULL
+                except (ValueError, RecursionError) as error:
+                    table, column = self._plan.table.name, self._plan.columns[index].name
+                    key = [row[place] for place in self._plan.key]
+                    raise CorruptRow(
+                        f"{table} {', '.join(map(repr, key))} cannot be read: {column} does not hold what it should",
+                        hint="The row was changed from outside: repair or delete it. Nothing was copied",
+                        table=table,
+                        id=key[0] if len(key) == 1 else key,
+                        column=column,
+                    ) from error
+        return values
+
+    def content(self) -> Content:
+        """What there was."""
+        return Content(self._rows, self._sum.hexdigest())
+
+
+_encode: Callable[[Any], bytes] = msgspec.json.Encoder(order="deterministic").encode
+_exponent: Callable[[str], Any] = re.compile(r"\d[eE]").search
+"""Finds numbers like 1e16, as earlier releases stored them: an engine that keeps decimals makes whole ones of them."""
+
+
+def _json(text: str) -> Any:
+    value = codec.decode(text)
+    return _unsigned(value) if "-0" in text else value
+
+
+def _unsigned(value: Any) -> Any:
+    """A JSON value whose zeros have no sign: not every engine keeps it."""
+    if isinstance(value, dict):
+        return {name: _unsigned(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_unsigned(item) for item in value]
+    return value + 0.0 if isinstance(value, float) else value
