@@ -119,6 +119,8 @@ class NewTask(Struct, frozen=True, gc=False):
     max_retries: int = 3
     on_dependency_failure: DependencyPolicy | str = DependencyPolicy.CANCEL
     id: str | None = None
+    idempotency_key: str | None = None
+    concurrency_key: str | None = None
 
 
 class TaskStats(Struct, frozen=True, gc=False):
@@ -127,7 +129,8 @@ class TaskStats(Struct, frozen=True, gc=False):
     counts: dict[str, dict[TaskStatus, int]]
     """How many tasks there are, by type and status."""
     oldest_ready: int | None
-    """When the longest waiting ready task was created, in milliseconds since the epoch."""
+    """When the longest waiting ready task was created, in milliseconds since the epoch: the earliest of those that stand first at
+    their priority."""
     completed_per_second: float
     """Tasks completed a second, over the last minute."""
 
@@ -145,6 +148,32 @@ class TaskFailure(Struct, frozen=True, gc=False):
     agent_id: str | None
     error_message: str
     failed_at: int
+
+
+class Schedule(Struct, frozen=True, gc=False):
+    """A recurring task: what is enqueued, and when. `next_run_at` is None while it is paused, or when it is over."""
+
+    name: str
+    type: str
+    payload: Any
+    cron: str
+    timezone: str
+    created_at: int
+    priority: int = 5
+    max_retries: int = 3
+    concurrency_key: str | None = None
+    paused_at: int | None = None
+    next_run_at: int | None = None
+    last_run_at: int | None = None
+    version: int = 1
+
+
+class Pause(Struct, frozen=True, gc=False):
+    """A type of tasks that nobody may claim."""
+
+    type: str
+    paused_at: int
+    paused_by: str | None = None
 
 
 class Message(Struct, frozen=True, gc=False):
@@ -190,6 +219,17 @@ class Metric(Struct, frozen=True, gc=False):
     tags: Any = {}
     version: int = 1
     id: int = 0
+
+
+class Watermark(Struct, frozen=True, gc=False):
+    """How far the rollups of one resolution, in milliseconds, have come; resolution 0 stands for the samples themselves."""
+
+    resolution: int
+    metric_id: int
+    """Every sample up to this number is rolled up."""
+    rolled_up_at: int
+    pruned_before: int | None = None
+    """What lies before this instant may have been pruned."""
 
 
 class ConfigEntry(Struct, frozen=True, gc=False):

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Text, delete, literal_column, select
+from sqlalchemy import Text, delete, select
 
-from ruv_swarm_store import codec, schema
+from ruv_swarm_store import codec, inboxes, schema
 from ruv_swarm_store.clock import new_id
 from ruv_swarm_store.engines import parameter, upsert
 from ruv_swarm_store.entities import Agent, Group, Member
 from ruv_swarm_store.errors import Conflict, NotFound
 from ruv_swarm_store.query import Mapping
-from ruv_swarm_store.repository import Repository
+from ruv_swarm_store.repository import Repository, repeatable
 
 GROUPS = Mapping(schema.agent_groups, Group)
 MEMBERS = Mapping(schema.agent_group_members, Member, key="agent_id")
@@ -28,7 +29,7 @@ _JOIN = upsert(
         "agent_id": _agent,
         "role": parameter("role_"),
         "joined_at": parameter("now"),
-        "joined_position": literal_column("0"),
+        "joined_position": inboxes.NEWEST,
     },
     on=["group_id", "agent_id"],
     update={"role": parameter("role_")},
@@ -64,7 +65,10 @@ class Groups(Repository[Group]):
         return GROUPS.load(row)
 
     def join(self, group: Group | str, agent: Agent | str, *, role: str | None = None) -> Member:
-        """Makes an agent a member, or gives a member another role. Raises `NotFound` for an unknown group or agent."""
+        """Makes an agent a member, or gives a member another role. Raises `NotFound` for an unknown group or agent.
+
+        From now on it receives what is published to the group.
+        """
         params = {"group": GROUPS.identity(group), "agent": _agent_id(agent), "role_": None if role is None else codec.text(role, "role")}
         try:
             with self._scope.write() as run:
@@ -74,10 +78,26 @@ class Groups(Repository[Group]):
         assert row is not None
         return MEMBERS.load(row)
 
+    @repeatable
     def leave(self, group: Group | str, agent: Agent | str) -> bool:
-        """Ends a membership; whether there was one."""
-        with self._scope.write() as run:
-            return run.run(_LEAVE, {"group": GROUPS.identity(group), "agent": _agent_id(agent)}) > 0
+        """Ends a membership; whether there was one. What was published to the group until now still reaches the agent."""
+        params = {"group": GROUPS.identity(group), "agent": _agent_id(agent)}
+        with self._scope.transaction() as run:
+            inboxes.keep(run, params["group"], params["agent"])
+            return run.run(_LEAVE, params) > 0
+
+    def delete(self, id: Group | str | int) -> bool:
+        """Removes a group; whether there was one. Its messages stay, and still reach those who were members."""
+        return self.delete_many([id]) > 0
+
+    @repeatable
+    def delete_many(self, ids: Iterable[Group | str | int]) -> int:
+        """Removes groups, all or none; see `delete`."""
+        keys = sorted({codec.text(GROUPS.identity(id), "group id") for id in ids})
+        with self._scope.transaction() as run:
+            for key in keys:
+                inboxes.keep(run, key)
+            return super().delete_many(keys)
 
     def members(self, group: Group | str) -> list[Member]:
         """Who is in a group, in order of joining."""

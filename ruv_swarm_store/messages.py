@@ -1,82 +1,57 @@
 """Messages: direct, group and broadcast, delivered and acknowledged once per recipient.
 
-Publishing writes one row however many recipients there are. Each agent has a cursor over the stream of messages; what it
-has received is remembered until it acknowledges, and comes again when it does not.
+Publishing writes one row however many recipients there are; `inboxes` tells who has still to receive it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, Text, and_, exists, func, literal_column, not_, or_, select, union_all, update
+from sqlalchemy import ColumnElement, Executable, Text, and_, delete, func, literal_column, or_, select, union_all, update
 
-from ruv_swarm_store import codec, schema
+from ruv_swarm_store import codec, inboxes, schema
 from ruv_swarm_store.clock import Moment, duration, milliseconds, new_id
-from ruv_swarm_store.engines import Executor, insert_into, number_items, parameter, upsert
-from ruv_swarm_store.entities import Agent, Audience, Group, Message
-from ruv_swarm_store.errors import Conflict, InvalidValue, NotFound
+from ruv_swarm_store.engines import Executor, number_items, parameter, text_items, upsert, upsert_from
+from ruv_swarm_store.entities import Agent, Audience, Delivery, Group, Message
+from ruv_swarm_store.errors import Conflict, InvalidValue, NotFound, Unsupported
 from ruv_swarm_store.query import Mapping, Query
-from ruv_swarm_store.repository import Repository
+from ruv_swarm_store.repository import Repository, repeatable
 
 log = logging.getLogger(__name__)
 
 MESSAGES = Mapping(schema.messages, Message)
+DELIVERIES = Mapping(schema.message_deliveries, Delivery, key="agent_id")
+
+LONGEST_PAUSE = 1.0
+"""Seconds after which whoever waits looks around anyway: for a clock that was set."""
+PAGE = 1_000
+"""Messages looked through at a time where a pattern's topics are picked out of all."""
+BATCH = 200
+"""Most messages removed in one transaction."""
 
 _c = schema.messages.c
 _d = schema.message_deliveries.c
-_k = schema.message_cursors.c
+_m = schema.agent_group_members.c
 _agent: Any = parameter("agent", Text)
 _topic: Any = parameter("topic", Text)
 _now: Any = parameter("now", schema.Int64)
+_after: Any = parameter("after", schema.Int64)
+_since: Any = parameter("since", schema.Int64)
 _limit: Any = parameter("limit", schema.Int64)
-_newest = select(func.coalesce(func.max(_c.position), 0)).scalar_subquery()
 
-_OPEN_INBOX = upsert(schema.message_cursors, {"agent_id": _agent, "topic": "", "position": _newest}, on=["agent_id", "topic"])
-_CURSOR = select(_k.position).where(_k.agent_id == _agent, _k.topic.in_([_topic, ""])).order_by(_k.topic.desc()).limit(1)
-_MOVE_CURSOR = upsert(
-    schema.message_cursors,
-    {"agent_id": _agent, "topic": _topic, "position": parameter("position_")},
-    on=["agent_id", "topic"],
-    update={"position": parameter("position_")},
-    returning=[_k.position],
-)
-_NEWEST = select(_newest)
-_DELIVER = insert_into(schema.message_deliveries)
-_AGENT_EXISTS = select(exists().where(schema.agents.c.id == _agent))
-
-_live = or_(_c.expires_at.is_(None), _c.expires_at > _now)
-_on_topic = or_(_topic == "", _c.topic == _topic)
-_seen = exists().where(_d.agent_id == _agent, _d.message_position == _c.position)
-_my_groups = select(schema.agent_group_members.c.group_id).where(schema.agent_group_members.c.agent_id == _agent)
-_ADDRESSED = (_c.to_agent == _agent, _c.audience == Audience.BROADCAST, _c.to_group.in_(_my_groups))
-
-
-def _fresh(*columns: ColumnElement[Any]) -> list[Any]:
-    """What an agent has not received yet: one SELECT for each way of reaching it, each along its own index."""
-    after = parameter("after", schema.Int64)
-    return [select(*columns).where(way, _c.position > after, _on_topic, _live, not_(_seen)) for way in _ADDRESSED]
-
-
-_candidates = union_all(*(select(part.order_by(_c.position).limit(_limit).subquery()) for part in _fresh(_c.position))).subquery()
-_FRESH = (
+_POSITION = select(_c.position).where(_c.id == parameter("id"))
+_POSITIONS = select(_c.position).where(_c.id.in_(text_items("ids")))
+_THESE = select(*MESSAGES.columns).where(_c.position.in_(number_items("positions"))).order_by(_c.position)
+_ANSWER = (
     select(*MESSAGES.columns)
-    .where(_c.position.in_(select(_candidates.c.position).order_by(_candidates.c.position).limit(_limit)))
+    .where(_c.correlation_id == parameter("id"), _c.to_agent == _agent, _c.position > _after, inboxes.live)
     .order_by(_c.position)
+    .limit(1)
 )
-_AGAIN = (
-    select(*MESSAGES.columns)
-    .join_from(schema.message_deliveries, schema.messages, _d.message_position == _c.position)
-    .where(_d.agent_id == _agent, _d.acknowledged_at.is_(None), _d.visible_at <= _now, _on_topic, _live)
-    .order_by(_d.message_position)
-    .limit(_limit)
-)
-_REDELIVER = (
-    update(schema.message_deliveries)
-    .where(_d.agent_id == _agent, _d.message_position.in_(number_items("positions")))
-    .values(deliveries=_d.deliveries + 1, delivered_at=_now, visible_at=parameter("visible"))
-)
+
 _ACKNOWLEDGE = upsert(
     schema.message_deliveries,
     {
@@ -91,18 +66,66 @@ _ACKNOWLEDGE = upsert(
     update={"acknowledged_at": func.coalesce(_d.acknowledged_at, _now)},
     returning=[_d.acknowledged_at],
 )
-_UNACKNOWLEDGED: Any = (
-    select(literal_column("1").label("one"))
-    .join_from(schema.message_deliveries, schema.messages, _d.message_position == _c.position)
-    .where(_d.agent_id == _agent, _d.acknowledged_at.is_(None), _on_topic, _live)
+_ACKNOWLEDGE_MANY = upsert_from(
+    schema.message_deliveries,
+    ("agent_id", "message_position", "delivered_at", "deliveries", "visible_at", "acknowledged_at"),
+    select(_agent, _c.position, _now, literal_column("1"), _now, _now)
+    .where(_c.position.in_(number_items("positions")))
+    .order_by(_c.position)
+    .with_for_update(read=True, key_share=True),
+    on=["agent_id", "message_position"],
+    update={"acknowledged_at": func.coalesce(_d.acknowledged_at, _now)},
 )
-_UNREAD = select(func.count()).select_from(union_all(_UNACKNOWLEDGED, *_fresh(literal_column("1").label("one"))).subquery())
+_RELEASE = (
+    update(schema.message_deliveries)
+    .where(_d.agent_id == _agent, _d.message_position == parameter("at"), _d.acknowledged_at.is_(None))
+    .values(visible_at=parameter("expires"))
+)
+_DELIVERIES = select(*DELIVERIES.columns).where(_d.message_position == parameter("at")).order_by(_d.delivered_at, _d.agent_id)
+_DELIVERY = select(*DELIVERIES.columns).where(_d.message_position == parameter("at"), _d.agent_id == _agent)
 
 
-def open_inbox(run: Executor, agents: Sequence[str]) -> None:
-    """Lets newly registered agents receive what is published from now on."""
-    for agent in agents:
-        run.run(_OPEN_INBOX, {"agent": agent})
+def _ever(topic: ColumnElement[bool] | None = None) -> Executable:
+    """What has ever reached an agent, read or not, and what would have, had it been there already."""
+    on_topic = [] if topic is None else [topic]
+    said = [_c.position > _after, _c.timestamp >= _since, inboxes.live, *on_topic]
+    columns = (_c.position, _c.topic)
+    kept = (  # by a group it has left
+        select(*columns)
+        .join_from(schema.message_deliveries, schema.messages, _d.message_position == _c.position)
+        .where(
+            _d.agent_id == _agent,
+            _d.message_position > _after,
+            _c.audience == Audience.GROUP,
+            or_(_c.to_group.is_(None), _c.to_group.not_in(select(_m.group_id).where(_m.agent_id == _agent))),
+            *said,
+        )
+    )
+    parts = [*inboxes.ways(said, said, said, columns), kept]
+    found = union_all(*(select(part.order_by(_c.position).limit(_limit).subquery()) for part in parts)).subquery()
+    return select(found.c.position, found.c.topic).order_by(found.c.position).limit(_limit)
+
+
+_EVER = _ever()
+_EVER_ON_TOPIC = _ever(_c.topic == _topic)
+
+
+def _prune(*which: ColumnElement[bool], order: ColumnElement[Any]) -> Executable:
+    # Several may prune at once: each takes what the others have not.
+    picked = (
+        select(_c.position)
+        .where(*which)
+        .order_by(order, _c.position)
+        .limit(BATCH)
+        .with_for_update(skip_locked=True)
+        .cte("picked")
+        .prefix_with("MATERIALIZED", dialect="postgresql")
+    )
+    return delete(schema.messages).where(_c.position.in_(select(picked.c.position))).returning(_c.position)
+
+
+_PRUNE_OLD = _prune(_c.timestamp < parameter("before", schema.Int64), order=_c.timestamp)
+_PRUNE_EXPIRED = _prune(_c.expires_at <= _now, order=_c.expires_at)
 
 
 class Messages(Repository[Message]):
@@ -123,10 +146,10 @@ class Messages(Repository[Message]):
         expires_at: Moment | None = None,
         ttl: float | None = None,
     ) -> Message:
-        """Sends to one agent, to a group, or with neither to every agent registered at this moment.
+        """Sends to one agent, to those who are members of a group now, or with neither to every agent registered at this moment.
 
-        `ttl` is seconds from now, `expires_at` an instant; an expired message is no longer delivered. Raises `NotFound` for an
-        unknown sender, recipient or group.
+        `ttl` is seconds from now, `expires_at` an instant; an expired message is no longer delivered. What is sent to an agent
+        that is terminated lies there until it is registered again. Raises `NotFound` for an unknown sender, recipient or group.
         """
         if to is not None and to_group is not None:
             raise InvalidValue("both to and to_group are given", hint="Publish once for each")
@@ -146,7 +169,8 @@ class Messages(Repository[Message]):
                 expires_at=None if expires_at is None else milliseconds(expires_at, "expires_at"),
             )
         )
-        _about(message.topic)
+        if not message.topic:
+            raise InvalidValue("topic is empty", hint="Give it a name")
         span = None if ttl is None else duration(ttl, "ttl")
         with self._scope.write() as run:
             row = MESSAGES.dump(message)
@@ -171,63 +195,200 @@ class Messages(Repository[Message]):
             correlation_id=message.correlation_id or message.id,
         )
 
-    def receive(self, agent: Agent | str, topic: str | None = None, *, limit: int = 100, visibility: float = 30.0) -> list[Message]:
+    def request(
+        self,
+        topic: str,
+        content: Any = None,
+        *,
+        sender: Agent | str,
+        to: Agent | str | None = None,
+        to_group: Group | str | None = None,
+        timeout: float | None = 30.0,
+        ttl: float | None = None,
+    ) -> Message | None:
+        """Publishes a message and blocks until somebody replies to it; the first `reply`, acknowledged, or None after `timeout` seconds.
+
+        A request nobody waits for any more expires: it lives as long as `timeout`, if `ttl` says nothing else. Raises `NotFound` for
+        an unknown sender, recipient or group, and `Unsupported` inside a transaction: nobody could see the request there.
+        """
+        self._refuse_to_wait()
+        deadline = None if timeout is None else time.monotonic() + duration(timeout, "timeout") / 1000
+        if not isinstance(sender, Agent):
+            codec.text(sender, "sender")
+        asked = self.publish(topic, content, sender=sender, to=to, to_group=to_group, ttl=timeout if ttl is None else ttl)
+        who = asked.from_agent
+        assert who is not None
+        while True:
+            seen = self._scope.changes()
+            with self._scope.read() as run:
+                row = run.one(_ANSWER, {"id": asked.id, "agent": who, "after": asked.position, "now": run.now})
+            if row is not None:
+                answer = MESSAGES.load(row)
+                self.acknowledge(answer, who)
+                return answer
+            if (pause := _pause(deadline)) <= 0:
+                return None
+            self._scope.wait(seen, pause)
+
+    @repeatable
+    def receive(
+        self,
+        agent: Agent | str,
+        topic: str | None = None,
+        *,
+        limit: int = 100,
+        visibility: float = 30.0,
+        since: Moment | None = None,
+    ) -> list[Message]:
         """What this agent has not acknowledged, oldest first, now marked delivered to it.
 
-        A message it has been given comes again when `visibility` seconds pass without its acknowledgement. Raises `NotFound`
-        for an unknown agent.
+        A message it has been given comes again when `visibility` seconds pass without its acknowledgement. In `topic`, dots
+        separate segments: `*` stands for any one of them, `**` at the end for any rest. With `since`, an instant, it is what was
+        published from then on, before the agent was registered or joined a group, too. Raises `NotFound` for an unknown agent.
         """
-        who = codec.text(_id(agent) or "", "agent id")
+        who, about = _who(agent), inboxes.about(topic)
         codec.integer(limit, "limit", 1)
         span = duration(visibility, "visibility")
-        about = _about(topic)
+        start = inboxes.ALWAYS if since is None else milliseconds(since, "since")
+        # Looking first keeps those who look in vain away from the write lock.
         with self._scope.read() as run:
-            if not self._pending(run, who, about):
+            look = inboxes.look(run, who, about, start)
+            if look.passed < inboxes.PASSED and not look.pending(run):
                 return []
         with self._scope.transaction() as run:
-            params = {"agent": who, "topic": about, "now": run.now, "limit": limit}
-            again = run.all(_AGAIN, params)
-            if again:
-                positions = codec.encode([row[_POSITION] for row in again])
-                run.run(_REDELIVER, {"agent": who, "positions": positions, "now": run.now, "visible": run.now + span})
-            rows = list(again)
-            if (room := limit - len(again)) > 0:
-                newest = (run.one(_NEWEST) or [0])[0]
-                fresh = run.all(_FRESH, {**params, "limit": room, "after": self._cursor(run, who, about)})
-                if fresh:
-                    run.insert_many(_DELIVER, [(who, row[_POSITION], run.now, 1, run.now + span, None) for row in fresh])
-                end = fresh[-1][_POSITION] if len(fresh) == room else newest
-                run.run(_MOVE_CURSOR, {"agent": who, "topic": about, "position_": end})
-                rows += fresh
+            inboxes.hold(run, who)
+            taken = inboxes.look(run, who, about, start).take(run, limit, span)
+            return self._load(run, taken)
+
+    def wait(
+        self,
+        agent: Agent | str,
+        topic: str | None = None,
+        *,
+        limit: int = 100,
+        visibility: float = 30.0,
+        timeout: float | None = None,
+    ) -> list[Message]:
+        """Receives, and while there is nothing blocks until there is; nothing after `timeout` seconds. See `receive`.
+
+        Woken by commits of this and other processes, and by messages that come again. Raises `Unsupported` inside a transaction.
+        """
+        self._refuse_to_wait()
+        who = _who(agent)
+        deadline = None if timeout is None else time.monotonic() + duration(timeout, "timeout") / 1000
+        while True:
+            seen = self._scope.changes()
+            if received := self.receive(who, topic, limit=limit, visibility=visibility):
+                return received
+            if (pause := _pause(deadline)) <= 0:
+                return []
+            with self._scope.read() as run:
+                visible, now = inboxes.next_visible(run, who), run.now
+            if visible is not None:
+                pause = min(pause, max(visible - now, 1) / 1000)
+            self._scope.wait(seen, pause)
+
+    def _refuse_to_wait(self) -> None:
+        if self._scope.within:
+            raise Unsupported("waiting for messages inside a transaction would keep them from coming", hint="Wait outside the with block")
+
+    def _load(self, run: Executor, positions: Iterable[int]) -> list[Message]:
+        wanted = codec.encode(list(positions))
         # A row damaged from outside must not withhold the others.
-        return sorted(MESSAGES.load_all(rows, lambda error: log.error("%s", error)), key=lambda message: message.position)
-
-    def _cursor(self, run: Executor, agent: str, topic: str) -> int:
-        row = run.one(_CURSOR, {"agent": agent, "topic": topic})
-        if row is None:
-            raise NotFound(f"no agent {agent!r}", hint="Register it before it receives", id=agent)
-        return int(row[0])
-
-    def _pending(self, run: Executor, agent: str, topic: str) -> bool:
-        params = {"agent": agent, "topic": topic, "now": run.now, "limit": 1, "after": self._cursor(run, agent, topic)}
-        return bool(run.all(_AGAIN, params) or run.all(_FRESH, params))
+        return MESSAGES.load_all(run.all(_THESE, {"positions": wanted}), lambda error: log.error("%s", error))
 
     def acknowledge(self, message: Message | str, agent: Agent | str) -> None:
-        """Says this agent is done with a message; it is not delivered to it again. Harmless when repeated."""
-        found = message if isinstance(message, Message) else self.get(message)
-        who = _id(agent)
+        """Says this agent is done with a message; it is not delivered to it again. Harmless when repeated.
+
+        Raises `NotFound` for an unknown message or agent.
+        """
+        who, at = _who(agent), self._at(message)
         try:
             with self._scope.write() as run:
-                run.one(_ACKNOWLEDGE, {"agent": who, "at": found.position, "now": run.now})
+                run.one(_ACKNOWLEDGE, {"agent": who, "at": at, "now": run.now})
         except Conflict as error:
-            raise NotFound(f"the agent {who!r} or the message {found.id!r} does not exist", id=who) from error
+            raise NotFound(f"the agent {who!r} or the message {MESSAGES.identity(message)!r} does not exist", id=who) from error
+
+    @repeatable
+    def acknowledge_many(self, messages: Iterable[Message | str], agent: Agent | str) -> int:
+        """Says this agent is done with messages, all at once; how many there are. Raises `NotFound` for an unknown agent."""
+        given, who = list(messages), _who(agent)
+        positions = {message.position for message in given if isinstance(message, Message)}
+        named = [codec.text(id, "message id") for id in given if not isinstance(id, Message)]
+        try:
+            with self._scope.transaction() as run:
+                if named:
+                    positions.update(position for (position,) in run.all(_POSITIONS, {"ids": codec.encode(named)}))
+                if not positions:
+                    return 0
+                return run.run(_ACKNOWLEDGE_MANY, {"agent": who, "positions": codec.encode(sorted(positions)), "now": run.now})
+        except Conflict as error:
+            raise NotFound(f"no agent {who!r}", id=who) from error
+
+    def release(self, message: Message | str, agent: Agent | str, *, delay: float = 0.0) -> bool:
+        """Gives a received message back: it comes to this agent again after `delay` seconds; whether it will.
+
+        It will not when it was acknowledged, or not received yet.
+        """
+        who, at = _who(agent), self._at(message)
+        span = duration(delay, "delay")
+        with self._scope.write() as run:
+            return run.run(_RELEASE, {"agent": who, "at": at, "expires": run.now + span}) > 0
+
+    def deliveries(self, message: Message | str) -> list[Delivery]:
+        """How a message stands with each agent it has been delivered to, in order of the last delivery."""
+        at = self._at(message)
+        with self._scope.read() as run:
+            return DELIVERIES.load_all(run.all(_DELIVERIES, {"at": at}))
+
+    def delivery(self, message: Message | str, agent: Agent | str) -> Delivery | None:
+        """How a message stands with one agent: how often it was delivered, when it comes again; None when it never was."""
+        who, at = _who(agent), self._at(message)
+        with self._scope.read() as run:
+            row = run.one(_DELIVERY, {"at": at, "agent": who})
+        return None if row is None else DELIVERIES.load(row)
 
     def unread(self, agent: Agent | str, topic: str | None = None) -> int:
-        """How many messages this agent has not acknowledged, delivered to it or not."""
-        who, about = codec.text(_id(agent) or "", "agent id"), _about(topic)
+        """How many messages this agent has not acknowledged, delivered to it or not; on a topic, or those a pattern stands for."""
+        who, about = _who(agent), inboxes.about(topic)
         with self._scope.read() as run:
-            params = {"agent": who, "topic": about, "now": run.now, "after": self._cursor(run, who, about)}
-            return int((run.one(_UNREAD, params) or [0])[0])
+            return inboxes.unread(run, who, about)
+
+    def unread_by_topic(self, agent: Agent | str, topic: str | None = None) -> dict[str, int]:
+        """What `unread` counts, for each topic there are any of."""
+        who, about = _who(agent), inboxes.about(topic)
+        with self._scope.read() as run:
+            return inboxes.unread_by_topic(run, who, about)
+
+    def replay(
+        self, agent: Agent | str, topic: str | None = None, *, after: int = 0, since: Moment | None = None, limit: int = 100
+    ) -> list[Message]:
+        """What has ever been sent to this agent, its groups and everybody, oldest first, read or not; at most `limit`.
+
+        Nothing is marked by it. It goes on from the `position` of the last one as `after`; `since` leaves out what was published
+        before an instant. What has expired is gone.
+        """
+        who, about = _who(agent), inboxes.about(topic)
+        codec.integer(limit, "limit", 1)
+        params: dict[str, Any] = {
+            "agent": who,
+            "topic": about,
+            "after": codec.integer(after, "after", 0),
+            "since": inboxes.ALWAYS if since is None else milliseconds(since, "since"),
+        }
+        with self._scope.read() as run:
+            params["now"] = run.now
+            if not inboxes.is_pattern(about):
+                statement = _EVER_ON_TOPIC if about else _EVER
+                return self._load(run, (position for position, _ in run.all(statement, {**params, "limit": limit})))
+            found: list[int] = []
+            while len(found) < limit:
+                page = run.all(_EVER, {**params, "limit": PAGE})
+                found += [position for position, topic in page if inboxes.matches(about, topic)]
+                if len(page) < PAGE:
+                    break
+                params["after"] = page[-1][0]
+            return self._load(run, found[:limit])
 
     def conversation(self, a: Agent | str, b: Agent | str) -> Query[Message]:
         """What two agents wrote each other directly, in order."""
@@ -236,15 +397,45 @@ class Messages(Repository[Message]):
             _c.position.asc()
         )
 
+    def prune(self, older_than: float) -> int:
+        """Removes messages published more than `older_than` seconds ago, read or not, and those that have expired; how many.
 
-_ID, _TIMESTAMP, _EXPIRES, _POSITION = (MESSAGES.fields.index(name) for name in ("id", "timestamp", "expires_at", "position"))
+        Their deliveries go with them. In small transactions of its own, so that nobody waits for it long.
+        """
+        span = duration(older_than, "older_than")
+        removed = 0
+        for statement in (_PRUNE_OLD, _PRUNE_EXPIRED):
+            while True:
+                with self._scope.write() as run:
+                    batch = run.all(statement, {"before": run.now - span, "now": run.now})
+                if not batch:
+                    break
+                removed += len(batch)
+        with self._scope.write() as run:
+            inboxes.forget_stale_cursors(run)
+        return removed
+
+    def _at(self, message: Message | str) -> int:
+        """The position of a message."""
+        if isinstance(message, Message):
+            return message.position
+        with self._scope.read() as run:
+            row = run.one(_POSITION, {"id": codec.text(message, "message id")})
+        if row is None:
+            raise self._missing(message)
+        return int(row[0])
 
 
-def _about(topic: str | None) -> str:
-    """The name of a topic's cursor. The cursor over all topics is named by the empty text, so that no topic can be."""
-    if topic == "":
-        raise InvalidValue("topic is empty", hint="Give it a name; to receive every topic leave it out")
-    return "" if topic is None else codec.text(topic, "topic")
+_ID, _TIMESTAMP, _EXPIRES = (MESSAGES.fields.index(name) for name in ("id", "timestamp", "expires_at"))
+
+
+def _pause(deadline: float | None) -> float:
+    """How many seconds to wait before looking again."""
+    return LONGEST_PAUSE if deadline is None else min(LONGEST_PAUSE, deadline - time.monotonic())
+
+
+def _who(agent: Agent | str) -> str:
+    return agent.id if isinstance(agent, Agent) else codec.text(agent, "agent id")
 
 
 def _id(entity: Agent | Group | str | None) -> str | None:

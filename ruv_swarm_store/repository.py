@@ -307,5 +307,5 @@ class Repository(Generic[E]):
         return f"<{type(self).__name__} of {self._scope!r}>"
 
 
-_LIVENESS = frozenset({"last_heartbeat", "lease_expires_at"})
-"""Columns a heartbeat moves without a new version: a copy may hold an older value."""
+_LIVENESS = frozenset({"last_heartbeat", "lease_expires_at", "awaited", "unmet"})
+"""Columns that a heartbeat, or another task, moves without a new version: a copy may hold an older value."""

@@ -429,19 +429,21 @@ class RollupColumns(TypedColumns):
     unit: Named[str] = Column(Text, nullable=False)
     agent_id: Named[str] = Column(Text, nullable=False)
     tags: Named[str] = Column(Text, nullable=False)
+    series: Named[str] = Column(Text, nullable=False)
     count: Named[int] = Column(Int64, nullable=False)
     sum: Named[float] = Column(Real, nullable=False)
     minimum: Named[float] = Column(Real, nullable=False)
     maximum: Named[float] = Column(Real, nullable=False)
     sketch: Named[Any] = Column(Json, nullable=False)
-    __row_pos__: tuple[str, int, int, str, str, str, str, int, float, float, float, Any]
+    __row_pos__: tuple[str, int, int, str, str, str, str, str, int, float, float, float, Any]
 
 
 metric_rollups = Table(
     "metric_rollups",
     metadata,
     RollupColumns,
-    PrimaryKeyConstraint("metric_name", "resolution", "bucket", "metric_type", "unit", "agent_id", "tags"),
+    # `series` is a digest of type, unit, agent and tags: together they can be longer than an index takes.
+    PrimaryKeyConstraint("metric_name", "resolution", "bucket", "series"),
     CheckConstraint("resolution > 0 AND bucket % resolution = 0", name="bucket"),
     _at_least("count", 1),
 )
@@ -470,6 +472,7 @@ class ConfigColumns(TypedColumns):
 
 swarm_config = Table("swarm_config", metadata, ConfigColumns, _at_least("version", 1))
 Index(None, swarm_config.c.updated_at)
+_partial("ix_swarm_config_expires_at", swarm_config.c.expires_at, where=swarm_config.c.expires_at.is_not(None))
 
 
 class EventColumns(TypedColumns):

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 import pytest
 from typer.testing import CliRunner
 
-from ruv_swarm_store import NewEvent, Store
+from ruv_swarm_store import NewEvent, Store, schema
 from ruv_swarm_store.cli.commands import app
 
 ANSI = re.compile(r"\x1b\[")
@@ -70,7 +70,7 @@ def test_status_as_json(path):
     found = json.loads(ruv_swarm("status", "-s", path, "--json").stdout)
     assert found["tasks"] == {"crawl": {"pending": 1, "completed": 1, "failed": 1}, "sum": {"scheduled": 1}}
     assert found["agents"] == {"idle": 1, "terminated": 1}
-    assert (found["events"], found["messages"], found["revision"]) == (3, 1, "0001")
+    assert (found["events"], found["messages"], found["revision"]) == (3, 1, schema.REVISION)
 
 
 def test_the_address_comes_from_the_environment_too(path):
@@ -168,22 +168,25 @@ def test_an_older_schema_is_refused_and_not_migrated(path):
 
 def test_up_and_down_and_up_again(tmp_path):
     path = tmp_path / "new.db"
-    assert "from base to 0001" in ruv_swarm("upgrade", "-s", path).stdout
-    assert "is at 0001" in ruv_swarm("upgrade", "-s", path).stdout
-    assert ruv_swarm("current", "-s", path).stdout == "0001 (head)\n"
-    assert "is whole, at 0001" in ruv_swarm("check", "-s", path).stdout
-    assert "from 0001 to base" in ruv_swarm("downgrade", "-1", "-s", path).stdout
-    assert "no" in ruv_swarm("history", "-s", path).stdout.splitlines()[1].split()
+    head = schema.REVISION
+    before = f"{int(head) - 1:04}"
+    assert f"from base to {head}" in ruv_swarm("upgrade", "-s", path).stdout
+    assert f"is at {head}" in ruv_swarm("upgrade", "-s", path).stdout
+    assert ruv_swarm("current", "-s", path).stdout == f"{head} (head)\n"
+    assert f"is whole, at {head}" in ruv_swarm("check", "-s", path).stdout
+    assert f"from {head} to {before}" in ruv_swarm("downgrade", "-1", "-s", path).stdout
+    assert "no" in ruv_swarm("history", "-s", path).stdout.splitlines()[-1].split()
     printed = ruv_swarm("check", "-s", path)
     assert printed.exit_code == 1
-    assert "the schema is at base" in printed.stderr
+    assert f"the schema is at {before}" in printed.stderr
+    assert f"from {before} to base" in ruv_swarm("downgrade", "base", "-s", path).stdout
     assert "from base to 0001" in ruv_swarm("upgrade", "0001", "-s", path).stdout
 
 
 def test_history_says_when(path):
-    [first] = json.loads(ruv_swarm("history", "-s", path, "--json").stdout)
-    assert first["id"] == "0001"
-    assert first["applied_at"] > 0
+    revisions = json.loads(ruv_swarm("history", "-s", path, "--json").stdout)
+    assert [revision["id"] for revision in revisions] == [f"{number:04}" for number in range(1, int(schema.REVISION) + 1)]
+    assert all(revision["applied_at"] > 0 for revision in revisions)
     assert re.search(r"0001 +initial +20\d\d-", ruv_swarm("history", "-s", path).stdout)
 
 

@@ -2,16 +2,15 @@
 
 import os
 import re
-import signal
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import crew
 import pytest
+from crew import fork
 
 from ruv_swarm_store import Store, StoreError
 
@@ -22,33 +21,6 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system can
 def store(path: Path) -> Iterator[Store]:
     with Store.open(path) as store:
         yield store
-
-
-def fork(job: Callable[[], Any]) -> Callable[[], str]:
-    """Runs a job in a forked child; the function returned waits for it and tells what it returned or raised."""
-    reading, writing = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # from 3.12 on, for a process with threads
-        child = os.fork()
-    if child == 0:
-        answer = "killed"
-        try:
-            signal.alarm(60)
-            answer = repr(job())
-        except BaseException as error:
-            answer = f"{type(error).__name__}: {error}"
-        finally:
-            os.write(writing, answer.encode())
-            os._exit(0)
-    os.close(writing)
-
-    def join() -> str:
-        with os.fdopen(reading, "rb") as pipe:
-            answer = pipe.read().decode()
-        os.waitpid(child, 0)
-        return answer
-
-    return join
 
 
 def test_a_forked_child_uses_its_parent_s_store(store: Store) -> None:

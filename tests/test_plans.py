@@ -46,6 +46,7 @@ def plans(path: Path, request: pytest.FixtureRequest) -> Iterator[Plans]:
         work.tasks.enqueue(
             "after", depends_on=[work.tasks.find_all()[-1]], id="blocked", unique_key="key", parent=work.tasks.find_all()[-2]
         )
+        work.tasks.enqueue("after", depends_on=[work.tasks.enqueue("waited for")])
         done = [task.id for task in work.tasks.find_all()[:400]]
         work.tasks.enqueue_many(NewTask("late", depends_on=done[n : n + 3], run_at=2**60) for n in range(300))
         for n in range(300):
@@ -81,15 +82,22 @@ HOT: dict[str, tuple[Callable[[Store], object], list[str]]] = {
     ),
     "rescue": (lambda s: s.tasks.rescue(), ["ix_tasks_leased"]),
     "terminate": (lambda s: s.agents.terminate("agent-4"), ["ix_tasks_leased"]),
-    "complete": (lambda s: s.tasks.complete(s.tasks.claim("agent-1")), ["sqlite_autoindex_tasks", "ix_task_dependencies_depends_on_id"]),
-    "fail": (lambda s: s.tasks.fail(s.tasks.claim("agent-1"), "no", retry=False), ["ix_task_dependencies_depends_on_id"]),
+    "complete": (lambda s: s.tasks.complete(s.tasks.claim("agent-1")), ["sqlite_autoindex_tasks"]),
+    "complete what others wait for": (
+        lambda s: (s.tasks.complete(s.tasks.claim("agent-1", types=["waited for"]))),
+        ["sqlite_autoindex_tasks", "ix_task_dependencies_depends_on_id"],
+    ),
+    "fail what others wait for": (
+        lambda s: s.tasks.fail(s.tasks.claim("agent-1", types=["waited for"]), "no", retry=False),
+        ["ix_task_dependencies_depends_on_id"],
+    ),
     "heartbeat": (lambda s: s.tasks.heartbeat(s.tasks.claim("agent-1")), ["sqlite_autoindex_tasks"]),
     "unique key": (lambda s: s.tasks.enqueue("t", unique_key="key"), ["uq_tasks_live_key"]),
     "stats": (
         lambda s: s.tasks.stats(),
         ["ix_tasks_ready_by_type", "ix_tasks_due", "ix_tasks_blocked", "ix_tasks_leased", "ix_tasks_finished"],
     ),
-    "dead": (lambda s: s.tasks.dead(), ["ix_tasks_finished"]),
+    "dead": (lambda s: s.tasks.dead(), ["ix_tasks_failed"]),
     "children": (lambda s: s.tasks.children("blocked"), ["ix_tasks_parent"]),
     "cancel a tree": (lambda s: s.tasks.cancel("blocked", tree=True), ["ix_tasks_parent"]),
     "failures": (lambda s: s.tasks.failures("blocked"), ["sqlite_autoindex_task_failures"]),
@@ -103,8 +111,25 @@ HOT: dict[str, tuple[Callable[[Store], object], list[str]]] = {
     ),
     "receive a topic": (
         lambda s: s.messages.receive("agent-0", "t", limit=5),
+        ["ix_messages_inbox", "ix_messages_group", "ix_messages_topic_position"],
+    ),
+    "receive a pattern": (
+        lambda s: s.messages.receive("agent-0", "*", limit=5),
         ["ix_messages_inbox", "ix_messages_group", "ix_messages_broadcast"],
     ),
+    "receive since": (lambda s: s.messages.receive("agent-0", since=5), ["ix_messages_timestamp", "ix_messages_broadcast"]),
+    "replay": (lambda s: s.messages.replay("agent-0", after=5), ["ix_messages_inbox", "ix_messages_group", "ix_messages_broadcast"]),
+    "request": (lambda s: s.messages.request("t", sender="agent-0", timeout=0), ["ix_messages_correlation"]),
+    "acknowledge many": (lambda s: s.messages.acknowledge_many(["a", "b"], "agent-0"), ["sqlite_autoindex_messages"]),
+    "deliveries": (lambda s: s.messages.deliveries(s.messages.replay("agent-0")[0]), ["ix_message_deliveries_message_position"]),
+    "prune messages": (lambda s: s.messages.prune(1_000), ["ix_messages_timestamp", "ix_messages_expires_at"]),
+    "leave": (lambda s: s.groups.leave("team", "agent-0"), ["ix_messages_group", "message_cursors"]),
+    "revive": (
+        lambda s: (s.agents.terminate("agent-3"), s.agents.register("worker", id="agent-3")),
+        ["ix_messages_inbox", "ix_messages_group", "ix_messages_broadcast"],
+    ),
+    "reap": (lambda s: s.agents.reap(0), ["ix_agents_status"]),
+    "heartbeats": (lambda s: s.agents.heartbeat_many(["agent-0", "agent-1"]), ["sqlite_autoindex_agents"]),
     "unread": (lambda s: s.messages.unread("agent-0"), ["ix_messages_inbox", "ix_messages_broadcast", "message_deliveries"]),
     "conversation": (lambda s: s.messages.conversation("agent-0", "agent-1").all(), ["ix_messages_"]),
     "members": (lambda s: s.groups.members("team"), ["sqlite_autoindex_agent_group_members"]),
@@ -116,15 +141,27 @@ HOT: dict[str, tuple[Callable[[Store], object], list[str]]] = {
     "read types": (lambda s: s.events.read_all(types=["t-1"], after=10), ["ix_events_event_type_position"]),
     "read all": (lambda s: s.events.read_all(after=10), ["INTEGER PRIMARY KEY"]),
     "aggregate": (lambda s: s.metrics.aggregate("m-1", since=5, bucket=10), ["ix_metrics_metric_name_timestamp"]),
+    "aggregate from rollups": (
+        lambda s: (s.metrics.rollup(), s.metrics.aggregate("m-1")),
+        ["sqlite_autoindex_metric_rollups_1 (metric_name=? AND resolution=? AND bucket>?", "metrics USING INTEGER PRIMARY KEY (rowid>?"],
+    ),
+    "prune metrics": (lambda s: (s.metrics.rollup(), s.metrics.prune(0, batch=300)), ["ix_metrics_timestamp"]),
+    "prune rollups": (
+        lambda s: (s.metrics.rollup(), s.metrics.prune(0, resolution=60_000, batch=3)),
+        ["sqlite_autoindex_metric_rollups_1 (metric_name=? AND resolution=? AND bucket<?"],
+    ),
     "config": (lambda s: s.config.get("k-1"), ["sqlite_autoindex_swarm_config"]),
     "prefix": (lambda s: s.config.prefix("k-1"), ["sqlite_autoindex_swarm_config"]),
     "changed since": (lambda s: s.config.changed_since(5), ["ix_swarm_config_updated_at"]),
+    "changes since": (lambda s: s.config.changes_since(5), ["ix_swarm_config_updated_at", "ix_swarm_config_expires_at"]),
+    "expire": (lambda s: s.config.expire(), ["ix_swarm_config_expires_at"]),
+    "delete keys": (lambda s: s.config.delete_many(["k-1", "k-2"]), ["sqlite_autoindex_swarm_config"]),
 }
 
 
 QUEUE = [
-    "claim", "claim a type", "claim several types", "claim many", "wait", "rescue", "terminate", "complete", "fail", "heartbeat",
-    "unique key", "stats", "dead", "children", "get",
+    "claim", "claim a type", "claim several types", "claim many", "wait", "rescue", "terminate", "complete", "complete what others wait for", "fail what others wait for", "heartbeat",
+    "unique key", "stats", "dead", "children", "get", "receive", "receive a topic", "receive a pattern", "unread", "replay",
 ]  # fmt: skip
 CASES = [pytest.param("unanalysed", verb, id=verb) for verb in HOT] + [
     pytest.param("analysed", verb, id=f"{verb}, analysed") for verb in QUEUE

@@ -47,7 +47,8 @@ UPDATE tasks SET unmet = (
     op.add_column("agent_group_members", sa.Column("joined_position", schema.Int64(), server_default="0", nullable=False))
     op.create_index(op.f("ix_messages_timestamp"), "messages", ["timestamp"])
     where = sa.text("expires_at IS NOT NULL")
-    op.create_index("ix_messages_expires_at", "messages", ["expires_at"], sqlite_where=where, postgresql_where=where)
+    for table in ("messages", "swarm_config"):
+        op.create_index(f"ix_{table}_expires_at", table, ["expires_at"], sqlite_where=where, postgresql_where=where)
 
     op.create_table(
         "task_schedules",
@@ -88,7 +89,7 @@ UPDATE tasks SET unmet = (
         sqlite_strict=True,
     )
     op.drop_table("metric_rollups")  # nothing wrote to it yet
-    _create_rollups(sa.Column("sketch", schema.Json(), nullable=False))
+    _create_rollups(with_sketch=True)
     op.create_table(
         "metric_watermarks",
         sa.Column("resolution", schema.Int64(), autoincrement=False, nullable=False),
@@ -116,8 +117,15 @@ BEGIN PERFORM pg_advisory_xact_lock(hashtextextended(TG_TABLE_SCHEMA || '.{table
             op.execute(f"CREATE TRIGGER {table}_in_order BEFORE INSERT ON {table} EXECUTE FUNCTION {table}_wait()")
 
 
-def _create_rollups(*sketch: sa.Column) -> None:
-    guard = [sa.CheckConstraint("json_valid(sketch)", name=op.f("ck_metric_rollups_sketch")).ddl_if(dialect="sqlite")] if sketch else []
+def _create_rollups(*, with_sketch: bool) -> None:
+    series: list[sa.Column] = []
+    sketch: list[sa.schema.SchemaItem] = []
+    key = ["metric_type", "unit", "agent_id", "tags"]
+    if with_sketch:
+        series = [sa.Column("series", sa.Text(), nullable=False)]
+        key = ["series"]
+        guard = sa.CheckConstraint("json_valid(sketch)", name=op.f("ck_metric_rollups_sketch")).ddl_if(dialect="sqlite")
+        sketch = [sa.Column("sketch", schema.Json(), nullable=False), guard]
     op.create_table(
         "metric_rollups",
         sa.Column("metric_name", sa.Text(), nullable=False),
@@ -127,17 +135,15 @@ def _create_rollups(*sketch: sa.Column) -> None:
         sa.Column("unit", sa.Text(), nullable=False),
         sa.Column("agent_id", sa.Text(), nullable=False),
         sa.Column("tags", sa.Text(), nullable=False),
+        *series,
         sa.Column("count", schema.Int64(), nullable=False),
         sa.Column("sum", schema.Real(), nullable=False),
         sa.Column("minimum", schema.Real(), nullable=False),
         sa.Column("maximum", schema.Real(), nullable=False),
         *sketch,
-        *guard,
         sa.CheckConstraint("count >= 1", name=op.f("ck_metric_rollups_count")),
         sa.CheckConstraint("resolution > 0 AND bucket % resolution = 0", name=op.f("ck_metric_rollups_bucket")),
-        sa.PrimaryKeyConstraint(
-            "metric_name", "resolution", "bucket", "metric_type", "unit", "agent_id", "tags", name=op.f("pk_metric_rollups")
-        ),
+        sa.PrimaryKeyConstraint("metric_name", "resolution", "bucket", *key, name=op.f("pk_metric_rollups")),
         sqlite_strict=True,
     )
 
@@ -183,9 +189,10 @@ def downgrade() -> None:
             op.execute(f"DROP FUNCTION {table}_wait()")
     op.drop_table("metric_watermarks")
     op.drop_table("metric_rollups")
-    _create_rollups()
+    _create_rollups(with_sketch=False)
     for table in ("task_limits", "task_pauses", "task_schedules"):
         op.drop_table(table)
+    op.drop_index("ix_swarm_config_expires_at", "swarm_config")
     op.drop_index("ix_messages_expires_at", "messages")
     op.drop_index(op.f("ix_messages_timestamp"), "messages")
     op.drop_column("agent_group_members", "joined_position")

@@ -2,10 +2,12 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 import pytest
+from chorus import Databases
 from sqlalchemy import Table, text
 
 from ruv_swarm_store import Store
@@ -112,18 +114,23 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.write_line(f"conformance: {count} tests did not run: {reason}", yellow=True)
 
 
+def server_of(name: str, request: pytest.FixtureRequest) -> Any:
+    """What an engine needs running; skips the test where it is not there."""
+    fixture = ENGINES[name].server
+    try:
+        return request.getfixturevalue(fixture) if fixture else None
+    except pytest.skip.Exception as reason:
+        _Capabilities.miss(f"the {name} engine: {reason}")
+
+
 @pytest.fixture(params=list(ENGINES))
 def new_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Database]]:
     """Makes empty databases of one engine."""
-    kind = ENGINES[request.param]
-    try:
-        server = request.getfixturevalue(kind.server) if kind.server else None
-    except pytest.skip.Exception as reason:
-        _Capabilities.miss(f"the {request.param} engine: {reason}")
+    server = server_of(request.param, request)
     made: list[Database] = []
 
     def new(*, absent: bool = False) -> Database:
-        database = kind(tmp_path_factory.mktemp(request.param), server, absent=absent)
+        database = ENGINES[request.param](tmp_path_factory.mktemp(request.param), server, absent=absent)
         made.append(database)
         return database
 
@@ -137,6 +144,25 @@ def new_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     yield new
     for database in made:
         database.close()
+
+
+@pytest.fixture
+def new_chorus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Databases]]:
+    """Makes sets of an empty database of each engine there is, to be opened as one store whose parts must agree."""
+    servers = {}
+    for name in ENGINES:
+        with suppress(pytest.skip.Exception):  # told of in the end
+            servers[name] = server_of(name, request)
+    made: list[Databases] = []
+
+    def new() -> Databases:
+        one_each = {name: ENGINES[name](tmp_path_factory.mktemp(name), server, absent=False) for name, server in servers.items()}
+        made.append(Databases(one_each))
+        return made[-1]
+
+    yield new
+    for databases in made:
+        databases.close()
 
 
 @pytest.fixture

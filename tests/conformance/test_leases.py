@@ -1,9 +1,10 @@
 """Leases: a task has one owner, every attempt ends once, and what is final stays so."""
 
+import crew
 import pytest
 from msgspec import structs
 
-from ruv_swarm_store import Conflict, InvalidTransition, InvalidValue, LeaseLost, NotFound, Store, Task, TaskStatus
+from ruv_swarm_store import Conflict, InvalidTransition, InvalidValue, LeaseLost, NewTask, NotFound, Store, Task, TaskStatus
 from ruv_swarm_store.entities import TaskFailure
 from ruv_swarm_store.tasks import Backoff
 
@@ -40,6 +41,7 @@ def bring(store: Store, status: TaskStatus) -> Task:
 
 
 VERBS = {
+    "snooze": lambda store, task: store.tasks.snooze(task, 60),
     "start": lambda store, task: store.tasks.start(task),
     "heartbeat": lambda store, task: store.tasks.heartbeat(task),
     "complete": lambda store, task: store.tasks.complete(task, 1),
@@ -59,6 +61,7 @@ RESULT = {
     "fail": TaskStatus.SCHEDULED,
     "fail for good": TaskStatus.FAILED,
     "release": TaskStatus.PENDING,
+    "snooze": TaskStatus.SCHEDULED,
     "cancel": TaskStatus.CANCELLED,
 }
 
@@ -326,6 +329,33 @@ def test_the_backoff_is_the_caller_s_to_choose(store: Store, agent, clock):
     assert waits == [500, 5_000, 7_000]
 
 
+@pytest.mark.parametrize(
+    ("backoff", "expected"),
+    [
+        (Backoff.constant(3, jitter=0), [3, 3, 3, 3]),
+        (Backoff.linear(2, maximum=7, jitter=0), [2, 4, 6, 7]),
+        (Backoff.exponential(0.5, factor=3, maximum=10, jitter=0), [0.5, 1.5, 4.5, 10]),
+        (Backoff(jitter=0), [1, 2, 4, 8]),
+        (Backoff.constant(0), [0, 0, 0, 0]),
+    ],
+    ids=["constant", "linear", "exponential", "default", "at once"],
+)
+def test_backoffs_have_names(store: Store, agent, clock, backoff, expected):
+    store.tasks.enqueue("t", max_retries=4)
+    waits = []
+    for _ in expected:
+        failed = store.tasks.fail(store.tasks.claim(agent), "no", backoff=backoff)
+        waits.append((failed.run_at - clock.now) / 1000 if failed.status is TaskStatus.SCHEDULED else 0)
+        clock.advance(10)
+    assert waits == expected
+
+
+@pytest.mark.parametrize("wrong", [{"initial": -1}, {"factor": "2"}, {"jitter": 1.5}, {"maximum": float("inf")}, {"step": None}], ids=repr)
+def test_a_backoff_that_makes_no_sense_is_refused(wrong):
+    with pytest.raises(InvalidValue):
+        Backoff(**wrong)
+
+
 def test_a_delay_replaces_the_backoff(store: Store, agent, clock):
     store.tasks.enqueue("t")
     assert store.tasks.fail(store.tasks.claim(agent), "no", delay=42).run_at == clock.now + 42_000
@@ -432,3 +462,250 @@ def test_a_terminated_agent_gets_nothing_in_bulk_either(store: Store):
     store.agents.terminate(agent)
     with pytest.raises(InvalidTransition):
         store.tasks.claim_many(agent, 5)
+
+
+# Several at once
+
+
+def test_a_snoozed_task_comes_back_later_and_unharmed(store: Store, agent, clock):
+    store.tasks.enqueue("t")
+    task = store.tasks.start(store.tasks.claim(agent))
+    snoozed = store.tasks.snooze(task, 2.5)
+    assert (snoozed.status, snoozed.run_at, snoozed.retry_count, snoozed.agent_id) == (TaskStatus.SCHEDULED, clock.now + 2_500, 0, None)
+    assert store.tasks.failures(task) == []
+    clock.advance(2.5)
+    assert store.tasks.claim(agent).fence == 2
+
+
+def test_failing_and_releasing_many_is_all_or_none(store: Store, agent):
+    store.tasks.enqueue_many([("t", n) for n in range(4)])
+    tasks = store.tasks.claim_many(agent, 4)
+    store.tasks.cancel(tasks[2])
+    for verb in (
+        lambda: store.tasks.fail_many([(task, f"no {task.payload}") for task in tasks], delay=0),
+        lambda: store.tasks.release_many(tasks),
+        lambda: store.tasks.fail_many([(tasks[0], "no"), (tasks[0], "again")], delay=0),
+        lambda: store.tasks.release_many([tasks[0], tasks[0]]),
+        lambda: store.tasks.cancel_many([tasks[0], tasks[2]]),
+    ):
+        with pytest.raises(Conflict):
+            verb()
+        assert [store.tasks.get(task).status for task in tasks[:2]] == [TaskStatus.ASSIGNED] * 2
+    assert store.tasks.failures(tasks[0]) == []
+    failed = store.tasks.fail_many(((task, f"no {task.payload}") for task in tasks[:2]), delay=0)
+    assert [(task.payload, task.status, task.retry_count, task.error_message) for task in failed] == [
+        (0, TaskStatus.PENDING, 1, "no 0"),
+        (1, TaskStatus.PENDING, 1, "no 1"),
+    ]
+    [released] = store.tasks.release_many(iter([tasks[3]]), delay=1)
+    assert released.status is TaskStatus.SCHEDULED
+    assert [task.payload for task in store.tasks.cancel_many([tasks[3], tasks[0]])] == [0, 3]
+    assert store.tasks.fail_many([]) == store.tasks.release_many([]) == store.tasks.cancel_many([]) == []
+    with pytest.raises(NotFound):
+        store.tasks.cancel_many([tasks[1], "nobody"])
+    assert store.tasks.get(tasks[1]).status is TaskStatus.PENDING
+
+
+# Asking the holder to stop
+
+
+def test_what_nobody_holds_is_cancelled_at_once(store: Store, agent, clock):
+    root = store.tasks.enqueue("root", priority=9)
+    child = store.tasks.enqueue("child", parent=root)
+    held = store.tasks.claim(agent)
+    clock.advance(1)
+    asked, cancelled = store.tasks.cancel(root, tree=True, cooperative=True)
+    assert (asked.id, asked.status, asked.cancel_requested_at, asked.version) == (root.id, TaskStatus.ASSIGNED, clock.now, 3)
+    assert (cancelled.id, cancelled.status) == (child.id, TaskStatus.CANCELLED)
+    assert store.tasks.get(held) == asked
+    clock.advance(1)
+    assert store.tasks.cancel(root, cooperative=True)[0].cancel_requested_at == asked.cancel_requested_at
+
+
+def test_the_holder_learns_from_its_heartbeat_that_it_should_stop(store: Store, agent, clock):
+    store.tasks.enqueue("t")
+    task = store.tasks.start(store.tasks.claim(agent))
+    assert store.tasks.heartbeat(task) is True
+    store.tasks.cancel(task.id, cooperative=True)
+    clock.advance(1)
+    assert store.tasks.heartbeat(task, lease=20) is False
+    assert store.tasks.get(task).lease_expires_at == clock.now + 20_000
+    [cancelled] = store.tasks.cancel(task)
+    assert cancelled.status is TaskStatus.CANCELLED
+
+
+def test_the_holder_may_complete_all_the_same(store: Store, agent):
+    store.tasks.enqueue("t")
+    task = store.tasks.claim(agent)
+    store.tasks.cancel(task.id, cooperative=True)
+    assert store.tasks.complete(task, 1).status is TaskStatus.COMPLETED
+
+
+STOPS = {
+    "fail": lambda store, task, clock: store.tasks.fail(task, "no"),
+    "release": lambda store, task, clock: store.tasks.release(task),
+    "snooze": lambda store, task, clock: store.tasks.snooze(task, 5),
+    "lost lease": lambda store, task, clock: clock.advance(60) and store.tasks.rescue()[0],
+    "terminated": lambda store, task, clock: store.agents.terminate(task.agent_id) and store.tasks.get(task),
+}
+
+
+@pytest.mark.parametrize("end", STOPS)
+def test_an_attempt_that_ends_otherwise_is_cancelled_not_retried(store: Store, agent, clock, end):
+    first = store.tasks.enqueue("t", max_retries=3)
+    after = store.tasks.enqueue("after", depends_on=[first], on_dependency_failure="fail")
+    task = store.tasks.claim(agent)
+    store.tasks.cancel(task.id, cooperative=True)
+    ended = STOPS[end](store, task, clock)
+    assert ended == store.tasks.get(task)
+    assert (ended.status, ended.retry_count, ended.completed_at) == (TaskStatus.CANCELLED, 0, clock.now)
+    assert store.tasks.get(after).status is TaskStatus.FAILED
+    assert len(store.tasks.failures(task)) == (end not in ("release", "snooze"))
+
+
+# The dead, and back
+
+
+def test_requeue_brings_a_failed_task_back_with_all_its_retries(store: Store, agent, clock):
+    made = store.tasks.enqueue("t", 1, max_retries=1, priority=7)
+    for _ in range(2):
+        store.tasks.fail(store.tasks.claim(agent), "no", delay=0)
+    [dead] = store.tasks.dead()
+    back = store.tasks.requeue(dead)
+    assert back == structs.replace(made, retry_count=0, fence=2, version=dead.version + 1)
+    assert store.tasks.get(made) == back
+    assert store.tasks.dead() == []
+    assert [failure.fence for failure in store.tasks.failures(made)] == [1, 2]
+    store.tasks.fail(store.tasks.claim(agent), "again", delay=0)
+    assert store.tasks.complete(store.tasks.claim(agent), "done").result == "done"
+    assert [failure.error_message for failure in store.tasks.failures(made)] == ["no", "no", "again"]
+
+
+def test_requeue_takes_cancelled_tasks_and_may_wait(store: Store, agent, clock):
+    task = store.tasks.enqueue("t")
+    held = store.tasks.claim(agent)
+    store.tasks.cancel(task, cooperative=True)
+    store.tasks.release(held)
+    back = store.tasks.requeue(task, delay=2)
+    assert (back.status, back.run_at, back.cancel_requested_at, back.agent_id) == (TaskStatus.SCHEDULED, clock.now + 2_000, None, None)
+    assert store.tasks.claim(agent) is None
+    clock.advance(2)
+    assert store.tasks.heartbeat(store.tasks.claim(agent)) is True
+
+
+@pytest.mark.parametrize("status", [s for s in TaskStatus if s not in (TaskStatus.FAILED, TaskStatus.CANCELLED)])
+def test_requeue_is_for_the_dead_only(store: Store, status):
+    task, dead = bring(store, status), bring(store, TaskStatus.CANCELLED)
+    before = store.tasks.find_all()
+    with pytest.raises(InvalidTransition) as caught:
+        store.tasks.requeue_many([dead, task])
+    assert caught.value.data["id"] == task.id
+    with pytest.raises(NotFound):
+        store.tasks.requeue("nobody")
+    assert store.tasks.find_all() == before
+
+
+def test_a_key_that_is_taken_meanwhile_keeps_its_first_owner_dead(store: Store, agent):
+    first = store.tasks.enqueue("t", unique_key="k")
+    store.tasks.cancel(first)
+    second = store.tasks.enqueue("t", unique_key="k")
+    with pytest.raises(Conflict, match="unique key") as caught:
+        store.tasks.requeue(first)
+    assert caught.value.data["kind"] == "unique"
+    store.tasks.cancel(second)
+    assert store.tasks.requeue(first).status is TaskStatus.PENDING
+
+
+def test_the_dead_can_be_narrowed_down_and_requeued_together(store: Store, agent, clock):
+    store.tasks.enqueue_many([("ab"[n % 2], n) for n in range(6)])
+    for task in store.tasks.claim_many(agent, 6):
+        store.tasks.fail(task, "no", retry=False)
+        clock.advance(1)
+    assert [task.payload for task in store.tasks.dead(types=["b"])] == [1, 3, 5]
+    assert [task.payload for task in store.tasks.dead(limit=2)] == [0, 1]
+    back = store.tasks.requeue_many(store.tasks.dead(types=["a"]))
+    assert [(task.payload, task.status) for task in back] == [(n, TaskStatus.PENDING) for n in (0, 2, 4)]
+    assert [task.payload for task in store.tasks.dead()] == [1, 3, 5]
+    assert store.tasks.requeue_many([]) == []
+    with pytest.raises(InvalidValue):
+        store.tasks.dead(types="a")
+
+
+# Many who end things at once
+
+
+@pytest.mark.needs("threads")
+def test_a_task_ends_once_however_many_try(store: Store, agent):
+    verbs = [
+        lambda task: store.tasks.complete(task),
+        lambda task: store.tasks.complete_many([(task, 1)]),
+        lambda task: store.tasks.fail(task, "no", retry=False),
+        lambda task: store.tasks.fail(task, "no", delay=0),
+        lambda task: store.tasks.release(task),
+        lambda task: store.tasks.cancel(task.id),
+        lambda task: store.tasks.rescue(),
+        lambda task: store.agents.terminate(agent),
+    ]
+
+    def end(number: int, barrier, tasks: list[Task]) -> int:
+        barrier.wait()
+        ended = 0
+        for task in tasks:
+            try:
+                verbs[number](task)
+                ended += number < 6
+            except Conflict:
+                pass
+        return ended
+
+    tasks = store.tasks.enqueue_many([("t", n) for n in range(10)])
+    held = store.tasks.claim_many(agent, 10)
+    crew.in_threads(8, end, held)
+    for task in store.tasks.find_all():
+        # Cancelling an attempt that was given back is no second end of it; but no attempt has two ends.
+        assert task.status in (*FINAL, TaskStatus.PENDING), task
+        assert len(store.tasks.failures(task)) <= 1
+        assert task.fence == 1
+        assert task.version <= 4
+    assert len(store.tasks.find_all()) == len(tasks)
+
+
+@pytest.mark.needs("threads")
+def test_an_expired_lease_is_taken_back_once(store: Store, agent, clock):
+    gate = store.tasks.enqueue("t", "gate")
+    store.tasks.enqueue("after", depends_on=[gate])
+    store.tasks.limit("k", 5)
+    store.tasks.enqueue_many(NewTask("t", n, concurrency_key="k" if n % 2 else None) for n in range(250))
+    held = store.tasks.claim_many(agent, 500, lease=1)
+    clock.advance(1)
+
+    def rescue(number: int, barrier) -> list[str]:
+        barrier.wait()
+        return [task.id for task in store.tasks.rescue()]
+
+    rescued = [id for part in crew.in_threads(6, rescue) for id in part]
+    assert sorted(rescued) == sorted(task.id for task in held)
+    assert {store.tasks.get(id).retry_count for id in rescued} == {1}
+
+
+@pytest.mark.needs("threads")
+def test_a_claim_and_the_end_of_its_agent_leave_nothing_behind(store: Store):
+    store.tasks.enqueue_many([("t", n) for n in range(60)])
+    for round_ in range(6):
+        agents = [store.agents.register("worker").id for _ in range(4)]
+
+        def work(number: int, barrier, agents=agents, round_=round_) -> None:
+            barrier.wait()
+            if number == 0:
+                for agent in agents:
+                    store.agents.terminate(agent) if round_ % 2 else store.agents.delete(agent)
+                return
+            try:
+                for _ in range(5):
+                    store.tasks.claim(agents[number])
+                    store.tasks.claim_many(agents[number], 2)
+            except (NotFound, InvalidTransition):
+                pass
+
+        crew.in_threads(4, work)
+        assert [task for task in store.tasks.find_all() if task.status in HELD] == []

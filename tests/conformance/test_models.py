@@ -1,6 +1,9 @@
 """Random sequences of verbs give on every engine what a plain Python model gives."""
 
+import copy
 import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -9,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 from msgspec import structs
 
-from ruv_swarm_store import Conflict, InvalidTransition, LeaseLost, Store, Task, TaskStatus
-from ruv_swarm_store.entities import ConfigEntry, DependencyPolicy, Message, TaskFailure
+from ruv_swarm_store import ANY, Conflict, InvalidTransition, LeaseLost, NewEvent, NewTask, Store, Task, TaskStatus
+from ruv_swarm_store.entities import DependencyPolicy, TaskFailure
 from ruv_swarm_store.tasks import Backoff
 
 PENDING, SCHEDULED, BLOCKED = TaskStatus.PENDING, TaskStatus.SCHEDULED, TaskStatus.BLOCKED
@@ -41,6 +44,12 @@ class Queue:
     def add(self, task: Task, needs: set[str]) -> None:
         self.tasks[task.id] = task
         self.needs[task.id] = needs
+        for need in needs:
+            if self.tasks[need].status is not COMPLETED:
+                self.tasks[need] = structs.replace(self.tasks[need], awaited=1)
+
+    def unmet(self, needs: set[str]) -> int:
+        return sum(self.tasks[need].status is not COMPLETED for need in needs)
 
     def change(self, id: str, **values: Any) -> Task:
         task = self.tasks[id] = structs.replace(self.tasks[id], version=self.tasks[id].version + 1, **values)
@@ -94,9 +103,11 @@ class Queue:
         """Lets go on what waited for nothing but this task any more."""
         for other in list(self.tasks.values()):
             needs = self.needs[other.id]
-            if other.status is BLOCKED and done in needs and all(self.tasks[need].status is COMPLETED for need in needs):
-                later = other.run_at is not None and other.run_at > self.clock.now
-                self.change(other.id, status=SCHEDULED if later else PENDING)
+            if other.status is BLOCKED and done in needs:
+                self.tasks[other.id] = structs.replace(other, unmet=self.unmet(needs))
+                if not self.unmet(needs):
+                    later = other.run_at is not None and other.run_at > self.clock.now
+                    self.change(other.id, status=SCHEDULED if later else PENDING)
 
     def complete(self, id: str, result: Any) -> Task:
         task = self.change(id, status=COMPLETED, result=result, completed_at=self.clock.now, lease_expires_at=None)
@@ -188,6 +199,7 @@ class TaskMachine(RuleBasedStateMachine):
         expected = Task(
             task.id, type_, payload, now, options["priority"], status=status, parent_task_id=parent, run_at=run_at,
             max_retries=options["max_retries"], unique_key=key, on_dependency_failure=policy, position=task.position,
+            unmet=self.model.unmet(needs),
         )  # fmt: skip
         if status in FINAL:
             dead = min(id for id in needs if self.model.tasks[id].status in (FAILED, CANCELLED))
@@ -339,156 +351,201 @@ class TaskMachine(RuleBasedStateMachine):
         self.store.close()
 
 
-class InboxMachine(RuleBasedStateMachine):
-    """Who receives what, when again, and how much is unread."""
+class Undo(Exception):
+    pass
+
+
+class World:
+    """What is beside the tasks in a swarm, in plain Python."""
+
+    def __init__(self) -> None:
+        self.settings: dict[str, int] = {}
+        self.streams: dict[str, list[int]] = {}
+        self.log: list[tuple[str, int]] = []
+        self.members: dict[str, str | None] = {}
+        self.inboxes: dict[str, list[int]] = {}
+        self.published = 0
+
+
+class SwarmMachine(TaskMachine):
+    """Every noun, on every engine at once: by itself and in units of work, some of which are rolled back."""
 
     def __init__(self, database: Any) -> None:
-        super().__init__()
-        self.clock = Clock()
-        self.store: Store = database.open(clock=self.clock)
-        self.messages: list[Message] = []
-        self.joined: dict[str, int] = {}
-        """How many messages there were when an agent was registered."""
-        self.open: dict[str, dict[int, int]] = {}
-        """For each agent the deliveries not acknowledged: message number to when it is visible again."""
-        self.done: dict[str, set[int]] = {}
+        super().__init__(database)
+        self.world = World()
 
     @initialize()
-    def begin(self) -> None:
+    def agents(self) -> None:
+        super().agents()
         self.team = self.store.groups.create("team").id
-        self.members: dict[str, int] = {}
-        self.join_swarm()
-        self.join_swarm()
-        first = next(iter(self.joined))
-        self.store.groups.join(self.team, first)
-        self.members[first] = 0
+        self.world.inboxes = {worker: [] for worker in self.workers}
 
-    @precondition(lambda self: len(self.joined) < 5)
-    @rule()
-    def join_swarm(self) -> None:
-        agent = self.store.agents.register("worker").id
-        self.joined[agent], self.open[agent], self.done[agent] = len(self.messages), {}, set()
+    @rule(data=st.data(), key=st.sampled_from("pq"), value=st.integers(0, 9), wrong=st.booleans())
+    def configure(self, data: st.DataObject, key: str, value: int, wrong: bool) -> None:
+        settings, config = self.world.settings, self.store.config
+        match data.draw(st.integers(0, 3)):
+            case 0:
+                assert config.delete(key) == (key in settings)
+                settings.pop(key, None)
+                return
+            case 1:
+                entry = config.entry(key)
+                assert (entry and entry.value) == settings.get(key)
+                version = entry.version if entry else 0
+                if wrong:
+                    self.attempt(lambda: config.compare_and_set(key, value, expected=version + 1), Conflict)
+                    return
+                assert config.compare_and_set(key, value, expected=version).value == value
+            case _:
+                assert config.set(key, value).value == value
+        settings[key] = value
 
-    def mine(self, agent: str, topic: str | None) -> list[int]:
-        """The numbers of the live messages for an agent that it has not acknowledged."""
-        return [
-            number
-            for number, message in enumerate(self.messages)
-            if number >= self.joined[agent]
-            and number not in self.done[agent]
-            and (topic is None or message.topic == topic)
-            and (message.expires_at is None or message.expires_at > self.clock.now)
-            and (message.audience == "broadcast" or message.to_agent == agent or (message.to_group is not None and agent in self.members))
-        ]
+    @rule(stream=st.sampled_from("st"), count=st.integers(1, 3), seen=st.sampled_from([-1, -1, 0, 1]))
+    def happen(self, stream: str, count: int, seen: int) -> None:
+        """Appends events: to whatever there is, or to the version seen, which may be a wrong one."""
+        known = self.world.streams.setdefault(stream, [])
+        events = [NewEvent("t", len(known) + n) for n in range(count)]
+        expected = ANY if seen == -1 else len(known) + seen
+        version = self.attempt(
+            lambda: self.store.events.append(stream, events, type="x", expected_version=expected), Conflict if seen == 1 else None
+        )
+        if seen < 1:
+            known += [event.data for event in events]
+            self.world.log += [(stream, len(known) - count + n) for n in range(1, count + 1)]
+            assert version == len(known)
 
-    @rule(data=st.data(), topic=st.sampled_from("xy"), ttl=st.sampled_from([None, None, 0.05]))
-    def publish(self, data: st.DataObject, topic: str, ttl: float | None) -> None:
-        to = data.draw(st.sampled_from([None, self.team, *self.joined]))
-        where = {"to_group": to} if to == self.team else {"to": to}
-        self.messages.append(self.store.messages.publish(topic, len(self.messages), ttl=ttl, **where))
-
-    @rule(data=st.data(), topic=st.sampled_from([None, None, "x", "y"]), limit=st.integers(1, 4), visibility=st.sampled_from([0, 0.02, 10]))
-    def receive(self, data: st.DataObject, topic: str | None, limit: int, visibility: float) -> None:
-        agent = data.draw(st.sampled_from(list(self.joined)))
-        now = self.clock.now
-        mine = self.mine(agent, topic)
-        again = [n for n in mine if n in self.open[agent] and self.open[agent][n] <= now][:limit]
-        fresh = [n for n in mine if n not in self.open[agent]][: limit - len(again)]
-        received = self.store.messages.receive(agent, topic, limit=limit, visibility=visibility)
-        assert received == [self.messages[n] for n in sorted(again + fresh)]
-        for n in again + fresh:
-            self.open[agent][n] = now + round(visibility * 1000)
-
-    @precondition(lambda self: self.messages)
-    @rule(data=st.data())
-    def acknowledge(self, data: st.DataObject) -> None:
-        agent = data.draw(st.sampled_from(list(self.joined)))
-        candidates = self.mine(agent, None) or list(range(len(self.messages)))
-        number = data.draw(st.sampled_from(candidates))
-        self.store.messages.acknowledge(self.messages[number], agent)
-        self.done[agent].add(number)
-        self.open[agent].pop(number, None)
-
-    @rule(ms=st.sampled_from([1, 20, 50]))
-    def let_time_pass(self, ms: int) -> None:
-        self.clock.now += ms
-
-    @invariant()
-    def agrees(self) -> None:
-        for agent in self.joined:
-            for topic in (None, "x"):
-                assert self.store.messages.unread(agent, topic) == len(self.mine(agent, topic))
-
-    def teardown(self) -> None:
-        assert self.store.messages.find_all() == self.messages
-        self.store.close()
-
-
-class ConfigMachine(RuleBasedStateMachine):
-    def __init__(self, database: Any) -> None:
-        super().__init__()
-        self.clock = Clock()
-        self.store: Store = database.open(clock=self.clock)
-        self.entries: dict[str, ConfigEntry] = {}
-
-    keys = st.sampled_from(["a", "a.b", "a.c", "b", "\U0001f41d"])
-
-    def live(self) -> dict[str, ConfigEntry]:
-        return {key: e for key, e in self.entries.items() if e.expires_at is None or e.expires_at > self.clock.now}
-
-    @rule(key=keys, value=st.none() | st.integers(0, 3), ttl=st.sampled_from([None, 0, 0.005, 1]), expected=st.none() | st.integers(0, 3))
-    def set(self, key: str, value: int | None, ttl: float | None, expected: int | None) -> None:
-        now = self.clock.now
-        version = self.live()[key].version if key in self.live() else 0
-        stored = self.entries[key].version if key in self.entries else 0  # an expired one's version goes on
-        entry = ConfigEntry(key, value, now, "me", None if ttl is None else now + round(ttl * 1000), stored + 1)
-        if expected is None:
-            assert self.store.config.set(key, value, by="me", ttl=ttl) == entry
-        elif expected == version:
-            assert self.store.config.compare_and_set(key, value, expected=expected, by="me", ttl=ttl) == entry
+    @rule(data=st.data(), role=st.sampled_from([None, "lead"]))
+    def gather(self, data: st.DataObject, role: str | None) -> None:
+        agent, members = self.pick(data, self.workers), self.world.members
+        if data.draw(st.booleans()):
+            assert self.store.groups.join(self.team, agent, role=role).role == role
+            members[agent] = role
         else:
-            with pytest.raises(Conflict) as caught:
-                self.store.config.compare_and_set(key, value, expected=expected, by="me", ttl=ttl)
-            assert caught.value.data["actual"] == version
-            return
-        self.entries[key] = entry
+            assert self.store.groups.leave(self.team, agent) == (agent in members)
+            members.pop(agent, None)
 
-    @rule(key=keys)
-    def delete(self, key: str) -> None:
-        assert self.store.config.delete(key) == (key in self.live())
-        if key in self.live():
-            del self.entries[key]
+    @rule(data=st.data())
+    def write(self, data: st.DataObject) -> None:
+        to = data.draw(st.none() | st.sampled_from(self.workers))
+        assert self.store.messages.publish("x", self.world.published, to=to).content == self.world.published
+        for agent, inbox in self.world.inboxes.items():
+            if to in (None, agent):
+                inbox.append(self.world.published)
+        self.world.published += 1
 
-    @rule()
-    def expire(self) -> None:
-        assert self.store.config.expire() == len(self.entries) - len(self.live())
-        self.entries = self.live()
+    @rule(data=st.data())
+    def read(self, data: st.DataObject) -> None:
+        agent = self.pick(data, self.workers)
+        inbox = self.world.inboxes[agent]
+        received = self.store.messages.receive(agent, visibility=0)
+        assert [message.content for message in received] == inbox
+        if received:
+            message = self.pick(data, received[:2])
+            self.store.messages.acknowledge(message, agent)
+            inbox.remove(message.content)
 
-    @rule(ms=st.sampled_from([1, 4, 5, 1_000]))
-    def let_time_pass(self, ms: int) -> None:
-        self.clock.now += ms
+    @rule(data=st.data(), ends=st.sampled_from(["commit", "commit", "roll back"]), size=st.integers(1, 5))
+    def together(self, data: st.DataObject, ends: str, size: int) -> None:
+        """Several steps in one unit of work, some in a savepoint."""
+        with self.undone():
+            outside = self.store
+            try:
+                with outside.transaction() as self.store:  # type: ignore[assignment]
+                    for _ in range(size):
+                        self.step(data)
+                    if data.draw(st.booleans()):
+                        self.nested(data, data.draw(st.booleans()))
+                    self.step(data)
+                    if ends == "roll back":
+                        raise Undo
+            finally:
+                self.store = outside
+
+    def nested(self, data: st.DataObject, fails: bool) -> None:
+        with self.undone():
+            outside = self.store
+            try:
+                with outside.transaction() as self.store:  # type: ignore[assignment]
+                    self.step(data)
+                    self.step(data)
+                    if fails:
+                        raise Undo
+            finally:
+                self.store = outside
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Puts the model back to where it was when `Undo` leaves the block."""
+        kept = copy.deepcopy((self.model, self.world, self.leases), {id(self.clock): self.clock})
+        try:
+            yield
+        except Undo:
+            self.model, self.world, self.leases = kept
+
+    def step(self, data: st.DataObject) -> None:
+        steps: list[Callable[[], object]] = [
+            lambda: self.enqueue_one(data),
+            lambda: self.claim(data, batch=data.draw(st.booleans()), types=None, lease=5_000),
+            lambda: self.configure(data, "p", 1, wrong=data.draw(st.booleans())),
+            lambda: self.happen("s", 2, data.draw(st.sampled_from([ANY, 0, 1]))),
+            lambda: self.gather(data, "in"),
+            lambda: self.write(data),
+            lambda: self.read(data),
+        ]
+        if self.leases:
+            steps += [
+                lambda: self.start(data),
+                lambda: self.complete(data, 1),
+                lambda: self.fail(data, retry=data.draw(st.booleans()), delay=0),
+            ]
+        data.draw(st.sampled_from(steps))()
 
     @invariant()
     def agrees(self) -> None:
-        live = dict(sorted(self.live().items()))
-        assert self.store.config.find_all() == list(live.values())
-        assert self.store.config.prefix("a") == {key: entry.value for key, entry in live.items() if key.startswith("a")}
-        for key in ("a", "\U0001f41d"):
-            assert self.store.config.entry(key) == live.get(key)
-        since = self.clock.now - 5
-        changed = [entry for entry in live.values() if entry.updated_at > since]
-        assert self.store.config.changed_since(since) == sorted(changed, key=lambda entry: entry.updated_at)
-
-    def teardown(self) -> None:
-        self.store.close()
+        super().agrees()
+        world = self.world
+        assert self.store.config.prefix("") == world.settings
+        assert [(event.aggregate_id, event.sequence_number) for event in self.store.events.read_all()] == world.log
+        for stream, wanted in world.streams.items():
+            assert [event.event_data for event in self.store.events.read(stream)] == wanted
+        assert {member.agent_id: member.role for member in self.store.groups.members(self.team)} == world.members
+        for agent, inbox in world.inboxes.items():
+            assert self.store.messages.unread(agent) == len(inbox)
 
 
-@pytest.mark.parametrize(("machine", "examples", "steps"), [(TaskMachine, 60, 50), (InboxMachine, 40, 40), (ConfigMachine, 30, 30)])
-def test_random_verbs_agree_with_the_model(new_database, machine, examples, steps):
+@pytest.mark.parametrize(("machine", "examples", "steps"), [(TaskMachine, 40, 50), (SwarmMachine, 20, 40)])
+def test_random_verbs_agree_with_the_model_on_every_engine_at_once(new_chorus, machine, examples, steps):
     scale = settings().max_examples / 60  # more of them in the deep profile
     run_state_machine_as_test(
-        lambda: machine(new_database()), settings=settings(max_examples=round(examples * scale), stateful_step_count=steps)
+        lambda: machine(new_chorus()), settings=settings(max_examples=round(examples * scale), stateful_step_count=steps)
     )
+
+
+@pytest.mark.parametrize(
+    "alone",
+    [
+        lambda store: store.config.set("k", 1),
+        lambda store: store.tasks.enqueue("t", id="other"),
+        lambda store: store.tasks.cancel("b"),
+        lambda store: store.events.append("s", [NewEvent("t")], type="x"),
+    ],
+    ids=["config", "enqueue", "cancel", "append"],
+)
+def test_an_engine_that_answers_otherwise_would_be_noticed(new_chorus, alone):
+    store = new_chorus().open(clock=Clock())
+
+    def ask() -> None:
+        assert [task.id for task in store.tasks.find_all()] == ["a", "b"]
+        store.config.prefix("")
+        store.events.append("s", [NewEvent("t")], type="x", expected_version=0)
+
+    store.tasks.enqueue_many([NewTask("t", id="a"), NewTask("t", id="b")])
+    try:
+        alone(list(store._singers.values())[-1])
+        with pytest.raises(AssertionError, match="does not answer as"):
+            ask()
+    finally:
+        store.close()
 
 
 def test_two_stores_given_the_same_verbs_hold_the_same(new_database):

@@ -4,6 +4,7 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta, timezone
 
+import crew
 import pytest
 from msgspec import structs
 
@@ -413,7 +414,64 @@ def test_only_a_living_agent_can_wait(store: Store, agent):
         store.tasks.wait(agent, timeout=1)
 
 
+@pytest.mark.needs("threads")
+def test_who_waits_for_one_type_writes_nothing_for_another(database):
+    heard: list[str] = []
+    store = database.open(trace=lambda sql, seconds: heard.append(sql))
+    agent = store.agents.register("worker")
+    taken: list[Task | None] = []
+    waiter = threading.Thread(target=lambda: taken.append(store.tasks.wait(agent, types=["b"], timeout=10)))
+    heard.clear()
+    waiter.start()
+    for n in range(20):
+        store.tasks.enqueue("a", n)
+        time.sleep(0.005)
+    tried = [sql for sql in heard if sql.startswith(("UPDATE", "WITH", "BEGIN"))]
+    task = store.tasks.enqueue("b")
+    waiter.join()
+    assert taken[0].id == task.id
+    assert tried == []
+
+
+@pytest.mark.needs("threads")
+def test_many_who_wait_share_what_comes(store: Store):
+    agents = [store.agents.register("worker").id for _ in range(12)]
+
+    def wait(number: int, barrier) -> list[str]:
+        barrier.wait()
+        if number == 12:
+            time.sleep(0.05)
+            store.tasks.enqueue_many(NewTask("ab"[n % 2], n) for n in range(24))
+            return []
+        types = [None, ["a"], ["b"], ["a", "b"]][number % 4]
+        taken = []
+        while (task := store.tasks.wait(agents[number], types=types, timeout=0.5)) is not None:
+            taken.append(store.tasks.complete(task).id)
+        return taken
+
+    taken = [id for part in crew.in_threads(13, wait) for id in part]
+    assert len(taken) == len(set(taken)) == 24
+
+
 # Counting
+
+
+def test_the_oldest_is_found_at_whatever_priority(store: Store, agent, clock):
+    for n, priority in enumerate([50, 0, 100, 0, 50]):
+        store.tasks.enqueue("t", n, priority=priority)
+        clock.advance(1)
+    ages = []
+    while (oldest := store.tasks.stats().oldest_ready) is not None:
+        ages.append((oldest - clock.now) // 1_000)
+        store.tasks.claim(agent)
+    assert ages == [-5, -5, -4, -4, -2]
+
+
+def test_stats_can_leave_out_what_is_over(store: Store, agent):
+    store.tasks.enqueue_many([("a", 1), ("a", 2), ("b", 3)])
+    store.tasks.complete(store.tasks.claim(agent))
+    assert store.tasks.stats(finished=False).counts == {"a": {TaskStatus.PENDING: 1}, "b": {TaskStatus.PENDING: 1}}
+    assert store.tasks.stats(finished=False).completed_per_second == store.tasks.stats().completed_per_second > 0
 
 
 def test_stats_count_by_type_and_status(store: Store, agent, clock):

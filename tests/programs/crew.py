@@ -7,8 +7,11 @@ returns is handed back; what it raises fails the test.
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 import threading
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -73,6 +76,33 @@ def _run(answers: Any, job: Job, number: int, barrier: Any, arguments: tuple[Any
         answers.put((number, traceback.format_exc(), None))
 
 
+def fork(job: Callable[[], Any]) -> Callable[[], str]:
+    """Runs a job in a forked child; the function returned waits for it and tells what it returned or raised."""
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # from 3.12 on, for a process with threads
+        child = os.fork()
+    if child == 0:
+        answer = "killed"
+        try:
+            signal.alarm(60)
+            answer = repr(job())
+        except BaseException as error:
+            answer = f"{type(error).__name__}: {error}"
+        finally:
+            os.write(writing, answer.encode())
+            os._exit(0)
+    os.close(writing)
+
+    def join() -> str:
+        with os.fdopen(reading, "rb") as pipe:
+            answer = pipe.read().decode()
+        os.waitpid(child, 0)
+        return answer
+
+    return join
+
+
 # Jobs on a store that threads share
 
 
@@ -129,6 +159,28 @@ def increment_by_version(number: int, barrier: Any, store: Store) -> int:
             return refused
         except Conflict:
             refused += 1
+
+
+def swap(number: int, barrier: Any, store: Store, version: int) -> Any:
+    from ruv_swarm_store import Conflict
+
+    barrier.wait()
+    try:
+        return store.config.compare_and_set("n", number, expected=version)
+    except Conflict as error:
+        assert error.data["actual"] == version + 1
+        return None
+
+
+def begin_key(number: int, barrier: Any, store: Store) -> bool:
+    from ruv_swarm_store import Conflict
+
+    barrier.wait()
+    try:
+        store.config.compare_and_set("new", number, expected=0)
+        return True
+    except Conflict:
+        return False
 
 
 def enqueue_one_key(number: int, barrier: Any, store: Store) -> str:
@@ -188,32 +240,36 @@ def open_new(number: int, barrier: Any, address: str) -> list[str]:
         return store.check()
 
 
-def wait_for_task(number: int, barrier: Any, address: str) -> tuple[str, float] | None:
-    """Waits for a task; its id and the wall-clock time of waking."""
+def wait_for_many(number: int, barrier: Any, address: str, count: int) -> list[tuple[str, float]]:
+    """Waits for `count` tasks one after the other; each one's id and the wall-clock time of waking."""
     import time
 
     with Store.open(address) as store:
         agent = store.agents.register("worker")
-        store.tasks.wait(agent, timeout=0)  # so that what happens once has happened
+        store.tasks.wait(agent, timeout=0)
         barrier.wait()
-        task = store.tasks.wait(agent, timeout=20)
-        return None if task is None else (task.id, time.time())
+        woken = []
+        while len(woken) < count:
+            task = store.tasks.wait(agent, timeout=20)
+            assert task is not None
+            woken.append((task.id, time.time()))
+        return woken
 
 
-def enqueue_slowly(number: int, barrier: Any, address: str, count: int) -> list[tuple[str, float]]:
-    """Enqueues tasks one by one; the id and the wall-clock time of each."""
+def enqueue_now_and_then(number: int, barrier: Any, address: str, count: int, pause: float) -> list[tuple[str, float]]:
+    """Enqueues `count` tasks with a pause before each; each one's id and the wall-clock time of its commit."""
     import time
 
     with Store.open(address) as store:
         barrier.wait()
         made = []
         for _ in range(count):
-            time.sleep(0.15)
+            time.sleep(pause)
             made.append((store.tasks.enqueue("t").id, time.time()))
         return made
 
 
 def wait_or_enqueue(number: int, barrier: Any, address: str, waiters: int) -> Any:
     if number == 0:
-        return enqueue_slowly(number, barrier, address, waiters)
-    return wait_for_task(number, barrier, address)
+        return enqueue_now_and_then(number, barrier, address, waiters, 0.15)
+    return wait_for_many(number, barrier, address, 1)[0]

@@ -1,0 +1,19 @@
+"""Sums of floating point numbers that neither lose digits on the way nor overflow."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from fractions import Fraction
+
+_LARGEST = sys.float_info.max
+
+
+def total(values: Sequence[float]) -> float:
+    """The sum, rounded once; the largest float of its sign where it is beyond every float."""
+    try:
+        return math.fsum(values)
+    except OverflowError:
+        exact = sum(map(Fraction, values))
+        return float(max(min(exact, Fraction(_LARGEST)), Fraction(-_LARGEST)))
