@@ -151,10 +151,8 @@ class PostgreSQLServer:
         if yours:
             self.url = yours
         else:
-            # The tests' server does without what makes a commit durable.
-            tests.SETTINGS = {"listen_addresses": "''", "max_connections": "100", "log_min_messages": "fatal"}
             try:
-                self._server = tests.Server()
+                self._server = tests.Server(quick=False)  # the tests' own does without what makes a commit durable
             except tests.NoServer as error:
                 raise NoServer(f"{error}; install it, or name a database in {tests.YOURS}") from error
             self.url = self._server.url()

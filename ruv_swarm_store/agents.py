@@ -62,7 +62,7 @@ _silent = (
     .order_by(_c.id)
     .with_for_update(skip_locked=True)
     .cte("silent")
-    .prefix_with("MATERIALIZED", dialect="postgresql")
+    .prefix_with("MATERIALIZED")
 )
 _REAP = _changed(_c.id.in_(select(_silent.c.id)), *_SILENT, status=constant(_c.status, AgentStatus.FAILED))
 # Waits until nobody is claiming a task for these agents any more, and keeps everybody from it.

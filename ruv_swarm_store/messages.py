@@ -119,7 +119,7 @@ def _prune(*which: ColumnElement[bool], order: ColumnElement[Any]) -> Executable
         .limit(BATCH)
         .with_for_update(skip_locked=True)
         .cte("picked")
-        .prefix_with("MATERIALIZED", dialect="postgresql")
+        .prefix_with("MATERIALIZED")
     )
     return delete(schema.messages).where(_c.position.in_(select(picked.c.position))).returning(_c.position)
 

@@ -84,7 +84,7 @@ HOT: dict[str, tuple[Callable[[Store], object], list[str]]] = {
     "terminate": (lambda s: s.agents.terminate("agent-4"), ["ix_tasks_leased"]),
     "complete": (lambda s: s.tasks.complete(s.tasks.claim("agent-1")), ["sqlite_autoindex_tasks"]),
     "complete what others wait for": (
-        lambda s: (s.tasks.complete(s.tasks.claim("agent-1", types=["waited for"]))),
+        lambda s: s.tasks.complete(s.tasks.claim("agent-1", types=["waited for"])),
         ["sqlite_autoindex_tasks", "ix_task_dependencies_depends_on_id"],
     ),
     "fail what others wait for": (

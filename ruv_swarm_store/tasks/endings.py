@@ -6,10 +6,11 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Executable, Text, and_, func, not_, null, select
+import msgspec
+from sqlalchemy import Executable, Text, and_, cast, func, literal_column, not_, null, or_, select
 
 from ruv_swarm_store import codec, schema
-from ruv_swarm_store.engines import Executor, parameter, text_items
+from ruv_swarm_store.engines import Executor, parameter, text_items, text_rows
 from ruv_swarm_store.entities import Task, TaskStatus
 from ruv_swarm_store.errors import Conflict, NotFound
 from ruv_swarm_store.schema import LEASED
@@ -48,7 +49,15 @@ _COMPLETED = {
 }
 COMPLETE_ALONE = changed(by_id, fenced, leased, c.awaited == number("0"), c.concurrency_key.is_(None), **_COMPLETED)
 """Completes a task that concerns no other."""
-_COMPLETE = changed(by_id, fenced, leased, **_COMPLETED)
+_item = cast(text_rows("items").c.value, schema.Json())
+_item_id = _item.op("->>")(literal_column("'id'"))
+_item_fence = cast(_item.op("->>")(literal_column("'fence'")), schema.Int64)
+_COMPLETE_THESE = changed(
+    c.id == _item_id,
+    or_(_item_fence.is_(None), c.fence == _item_fence),
+    leased,
+    **{**_COMPLETED, "result": _item.op("->")(literal_column("'result'"))},
+)
 _RETRY = changed(
     by_id,
     fenced,
@@ -135,10 +144,6 @@ class Ending:
         self._ended: list[Task] = []
         self._moved: set[str] = set()
 
-    def complete(self, key: dict[str, Any], result: str | None) -> None:
-        """Ends a held task with its result."""
-        self._change(_COMPLETE, key, "completed", {"result": result, "now": self.run.now})
-
     def fail(self, task: Task, reason: str, *, delay: int | None) -> None:
         """Ends an attempt: the task comes back after `delay` milliseconds, or with None is failed for good."""
         if task.cancel_requested_at is not None:
@@ -161,7 +166,7 @@ class Ending:
             self._give_back(task, task.error_message, retries=0, delay=delay)
 
     def add(self, tasks: Iterable[Task]) -> None:
-        """Takes in tasks that have just been cancelled."""
+        """Takes in tasks that have just been completed or cancelled."""
         self._ended.extend(tasks)
 
     def _give_back(self, task: Task, reason: str | None, *, retries: int, delay: int) -> None:
@@ -178,8 +183,7 @@ class Ending:
     def _change(self, statement: Executable, key: dict[str, Any], verb: str, params: dict[str, Any]) -> None:
         row = self.run.one(statement, {**key, **params})
         if row is None:
-            found = self.run.one(_STATE, {"id": key["id"]})
-            raise missing(key["id"]) if found is None else why_not(TASKS.load(found), key["fence"], verb, LEASED)
+            raise _refusal(self.run, key, verb)
         self._ended.append(TASKS.load(row))
 
     def settle(self) -> list[Task]:
@@ -195,6 +199,11 @@ class Ending:
             moved = {task.id: task for task in TASKS.load_all(rows)}
             return [moved.get(task.id, task) for task in self._ended]
         return self._ended
+
+
+def _refusal(run: Executor, key: dict[str, Any], verb: str) -> Exception:
+    found = run.one(_STATE, {"id": key["id"]})
+    return missing(key["id"]) if found is None else why_not(TASKS.load(found), key["fence"], verb, LEASED)
 
 
 def held(run: Executor, keys: Sequence[dict[str, Any]], verb: str) -> list[Task]:
@@ -217,9 +226,15 @@ def held(run: Executor, keys: Sequence[dict[str, Any]], verb: str) -> list[Task]
 def complete(run: Executor, results: Sequence[tuple[dict[str, Any], str | None]]) -> list[Task]:
     """Completes held tasks, given by their leases, with their results."""
     relations.hold(run, [key["id"] for key, _ in results], deep=False)
+    items = [{**key, "result": msgspec.Raw(result.encode())} if result is not None else key for key, result in results]
+    done = {task.id: task for task in TASKS.load_all(run.all(_COMPLETE_THESE, {"items": codec.encode(items), "now": run.now}))}
+    tasks = []
+    for key, _ in results:
+        if (task := done.pop(key["id"], None)) is None:
+            raise _refusal(run, key, "completed")
+        tasks.append(task)
     ending = Ending(run)
-    for key, result in results:
-        ending.complete(key, result)
+    ending.add(tasks)
     return ending.settle()
 
 

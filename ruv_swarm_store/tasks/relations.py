@@ -9,7 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Executable, Select, SelectBase, Text, and_, case, func, literal_column, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Executable,
+    Select,
+    SelectBase,
+    Text,
+    and_,
+    case,
+    exists,
+    func,
+    literal_column,
+    not_,
+    or_,
+    select,
+    update,
+)
 
 from ruv_swarm_store import codec, schema
 from ruv_swarm_store.engines import Executor, parameter, text_items
@@ -43,9 +58,25 @@ def _held(*, deep: bool) -> Select[*tuple[Any, ...]]:
 _TOUCHED = {deep: _touched(deep=deep) for deep in (False, True)}
 _HELD = {deep: _held(deep=deep) for deep in (False, True)}
 _HELD_SCHEDULES = select(_schedules.name).where(_schedules.name.in_(text_items("names"))).order_by(_schedules.name)
-_ALONE = (
+
+
+def _alone(task: Any) -> ColumnElement[bool]:
+    """Whether a task can end without anything else having to follow."""
+    waits = and_(task.schedule.is_not(None), task.status == TaskStatus.SCHEDULED)
+    return and_(task.awaited == number("0"), task.concurrency_key.is_(None), not_(waits))
+
+
+_ALONE = select(c.position).where(by_id, _alone(c)).with_for_update(key_share=True)
+_one = schema.tasks.alias("one")
+# All of them or none: those with relations are held in another order.
+_ALL_ALONE = (
     select(c.position)
-    .where(by_id, c.awaited == number("0"), c.concurrency_key.is_(None), or_(c.schedule.is_(None), c.status != TaskStatus.SCHEDULED))
+    .where(
+        c.id.in_(text_items("ids")),
+        _alone(c),
+        not_(exists(select(_one.c.id).where(_one.c.id.in_(text_items("ids")), not_(_alone(_one.c))))),
+    )
+    .order_by(c.position)
     .with_for_update(key_share=True)
 )
 
@@ -93,9 +124,13 @@ def hold(run: Executor, ids: Sequence[str], *, deep: bool) -> None:
 
     Limits and schedules that may have to follow are held, too.
     """
-    if not run.holding or (len(ids) == 1 and run.one(_ALONE, {"id": ids[0]}) is not None):
+    if not run.holding:
+        return
+    if len(ids) == 1 and run.one(_ALONE, {"id": ids[0]}) is not None:
         return
     params = {"ids": codec.encode(list(ids))}
+    if len(ids) > 1 and len(run.all(_ALL_ALONE, params)) == len(set(ids)):
+        return
     touched = run.all(_TOUCHED[deep], params)
     if touched:
         limits.hold(run, [key for key, _ in touched])
