@@ -56,14 +56,7 @@ _REGISTER = upsert(
 )
 _STALE = select(*AGENTS.columns).where(*_SILENT).order_by(_c.last_heartbeat, _c.id)
 # Several may reap at once: each takes those that the others do not hold, and that nobody is just claiming a task for.
-_silent = (
-    select(_c.id)
-    .where(*_SILENT)
-    .order_by(_c.id)
-    .with_for_update(skip_locked=True)
-    .cte("silent")
-    .prefix_with("MATERIALIZED")
-)
+_silent = select(_c.id).where(*_SILENT).order_by(_c.id).with_for_update(skip_locked=True).cte("silent").prefix_with("MATERIALIZED")
 _REAP = _changed(_c.id.in_(select(_silent.c.id)), *_SILENT, status=constant(_c.status, AgentStatus.FAILED))
 # Waits until nobody is claiming a task for these agents any more, and keeps everybody from it.
 _KEEP_FROM_TASKS = select(_c.id).where(_c.id.in_(text_items("agents"))).order_by(_c.id).with_for_update()

@@ -160,8 +160,9 @@ HOT: dict[str, tuple[Callable[[Store], object], list[str]]] = {
 
 
 QUEUE = [
-    "claim", "claim a type", "claim several types", "claim many", "wait", "rescue", "terminate", "complete", "complete what others wait for", "fail what others wait for", "heartbeat",
-    "unique key", "stats", "dead", "children", "get", "receive", "receive a topic", "receive a pattern", "unread", "replay",
+    "claim", "claim a type", "claim several types", "claim many", "wait", "rescue", "terminate", "complete",
+    "complete what others wait for", "fail what others wait for", "heartbeat", "unique key", "stats", "dead",
+    "children", "get", "receive", "receive a topic", "receive a pattern", "unread", "replay",
 ]  # fmt: skip
 CASES = [pytest.param("unanalysed", verb, id=verb) for verb in HOT] + [
     pytest.param("analysed", verb, id=f"{verb}, analysed") for verb in QUEUE

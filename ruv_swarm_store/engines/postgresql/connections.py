@@ -77,7 +77,7 @@ class PostgreSQLExecutor(Executor):
     ) -> None:
         raw.adapters.register_dumper(int, Int8Dumper)  # one type for all numbers: one prepared statement
         self.raw = raw
-        self._cursor = raw.cursor()
+        self._cursor: Any = raw.cursor()  # its own type takes literal text only; this text comes from Core and the schema
         self._statements = statements
         self._connect = connect
         self._alchemy: Connection | None = None
@@ -254,7 +254,7 @@ class PostgreSQLExecutor(Executor):
         if self._opened > level:
             undo = f"ROLLBACK TO level_{level}; RELEASE level_{level}" if level else "ROLLBACK"
             with suppress(psycopg.Error):  # on a lost connection the server does it
-                self.raw.execute(undo)
+                self.raw.execute(undo.encode())
             self._opened = level
         self.depth = min(self.depth, level)
         if not self.depth:
@@ -313,7 +313,7 @@ class PostgreSQLExecutor(Executor):
         due += [f"SAVEPOINT level_{level}" if level else "BEGIN" for level in range(self._opened, self.depth)]
         if due:
             started = time.perf_counter()
-            self.raw.execute("; ".join(due))
+            self.raw.execute("; ".join(due).encode())
             if self._trace is not None:
                 for command in due:
                     self._tell(command, (time.perf_counter() - started) / len(due))

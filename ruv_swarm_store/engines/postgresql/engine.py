@@ -328,7 +328,8 @@ class PostgreSQLEngine(Engine):
         assert isinstance(run, PostgreSQLExecutor)
         known = self.numbers(run)
         for table, column, sequence in _SEQUENCES:
-            (highest,) = run.raw.execute(f"SELECT coalesce(max({column}), 0) FROM {table}").fetchone() or (0,)  # noqa: S608 - the schema's names
+            newest = sql.SQL("SELECT coalesce(max({}), 0) FROM {}").format(sql.Identifier(column), sql.Identifier(table))
+            (highest,) = run.raw.execute(newest).fetchone() or (0,)
             if (number := max(highest, last.get(table, 0), known.get(table, 0))) > 0:
                 run.raw.execute("SELECT setval(%s, %s)", (sequence, number))
 
