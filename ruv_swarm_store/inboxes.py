@@ -46,7 +46,7 @@ _one: ColumnElement[Any] = literal_column("1", schema.Int64)
 NEWEST = select(func.coalesce(func.max(_c.position), _zero)).scalar_subquery()
 """The position of the newest message."""
 _CURSORS = select(_k.topic, _k.position, NEWEST).where(_k.agent_id == _agent, _k.topic.in_([_about, EVERYTHING, CLOSED]))
-_FIRST_SINCE = select(func.min(_c.position)).where(_c.timestamp >= _since)
+_FIRST_SINCE = select(func.min(_c.position + _zero)).where(_c.timestamp >= _since)  # by the index on timestamp, not along the positions
 _MINE = select(_k.position).where(_k.agent_id == _agent, _k.topic == EVERYTHING)
 _MOVE = upsert(
     schema.message_cursors,

@@ -47,7 +47,12 @@ _POSITIONS = select(_c.position).where(_c.id.in_(text_items("ids")))
 _THESE = select(*MESSAGES.columns).where(_c.position.in_(number_items("positions"))).order_by(_c.position)
 _ANSWER = (
     select(*MESSAGES.columns)
-    .where(_c.correlation_id == parameter("id"), _c.to_agent == _agent, _c.position > _after, inboxes.live)
+    .where(
+        _c.correlation_id == parameter("id"),
+        _c.to_agent.concat(literal_column("''", Text)) == _agent,  # found by its correlation
+        _c.position > _after,
+        inboxes.live,
+    )
     .order_by(_c.position)
     .limit(1)
 )

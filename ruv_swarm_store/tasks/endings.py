@@ -49,6 +49,7 @@ _COMPLETED = {
 }
 COMPLETE_ALONE = changed(by_id, fenced, leased, c.awaited == number("0"), c.concurrency_key.is_(None), **_COMPLETED)
 """Completes a task that concerns no other."""
+_COMPLETE = changed(by_id, fenced, leased, **_COMPLETED)
 _item = cast(text_rows("items").c.value, schema.Json())
 _item_id = _item.op("->>")(literal_column("'id'"))
 _item_fence = cast(_item.op("->>")(literal_column("'fence'")), schema.Int64)
@@ -226,6 +227,12 @@ def held(run: Executor, keys: Sequence[dict[str, Any]], verb: str) -> list[Task]
 def complete(run: Executor, results: Sequence[tuple[dict[str, Any], str | None]]) -> list[Task]:
     """Completes held tasks, given by their leases, with their results."""
     relations.hold(run, [key["id"] for key, _ in results], deep=False)
+    if len(results) == 1:
+        [(key, result)] = results
+        row = run.one(_COMPLETE, {**key, "result": result, "now": run.now})
+        if row is None:
+            raise _refusal(run, key, "completed")
+        return _settled(run, [TASKS.load(row)])
     items = [{**key, "result": msgspec.Raw(result.encode())} if result is not None else key for key, result in results]
     done = {task.id: task for task in TASKS.load_all(run.all(_COMPLETE_THESE, {"items": codec.encode(items), "now": run.now}))}
     tasks = []
@@ -233,6 +240,10 @@ def complete(run: Executor, results: Sequence[tuple[dict[str, Any], str | None]]
         if (task := done.pop(key["id"], None)) is None:
             raise _refusal(run, key, "completed")
         tasks.append(task)
+    return _settled(run, tasks)
+
+
+def _settled(run: Executor, tasks: Iterable[Task]) -> list[Task]:
     ending = Ending(run)
     ending.add(tasks)
     return ending.settle()

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, delete, exists, or_, select
 
 from ruv_swarm_store import codec, schema
-from ruv_swarm_store.engines import Scope, number_items, parameter
+from ruv_swarm_store.engines import Executor, Scope, number_items, parameter, text_items
 from ruv_swarm_store.errors import Conflict
 from ruv_swarm_store.schema import OPEN
 from ruv_swarm_store.tasks.rows import c, dependencies, final, number, unfinished
@@ -19,9 +19,9 @@ BATCH = 500
 """Most tasks removed in one transaction."""
 
 _before: Any = parameter("before", schema.Int64)
-_member, _other = schema.tasks.alias("member"), schema.tasks.alias("other")
+_other = schema.tasks.alias("other")
 _ROOTS = (
-    select(c.completed_at, c.position)
+    select(c.completed_at, c.position, c.id, c.awaited)
     .where(
         final,
         c.parent_task_id.is_(None),
@@ -34,9 +34,6 @@ _ROOTS = (
     .order_by(c.completed_at, c.position)
     .limit(number(str(PAGE)))
 )
-_start = select(c.position.label("root"), c.id.label("id"), c.position.label("position")).where(c.position.in_(number_items("roots")))
-_trees = _start.cte("trees", recursive=True)
-_trees = _trees.union_all(select(_trees.c.root, _member.c.id, _member.c.position).join(_trees, _member.c.parent_task_id == _trees.c.id))
 
 
 def _needed(id: ColumnElement[Any]) -> ColumnElement[bool]:
@@ -45,12 +42,13 @@ def _needed(id: ColumnElement[Any]) -> ColumnElement[bool]:
     return exists(select(_other.c.id).select_from(edges).where(dependencies.depends_on_id == id, _other.c.status.in_(OPEN)))
 
 
-_lasting = select(_trees.c.root).join(_member, _member.c.position == _trees.c.position).where(
-    or_(_member.c.status.in_(OPEN), _member.c.completed_at > _before, _needed(_trees.c.id))
-)  # fmt: skip
-# Children before their parents: a tree larger than a batch is taken down from its leaves.
-_REMOVABLE = (
-    select(_trees.c.root, _trees.c.position).where(_trees.c.root.not_in(_lasting)).order_by(_trees.c.root, _trees.c.position.desc())
+# A tree is looked at level by level: a planner without statistics makes too much of one recursive statement.
+_over = and_(final, c.completed_at <= _before)
+_CHILDREN = select(c.id, c.position, c.awaited, c.parent_task_id, _over).where(c.parent_task_id.in_(text_items("ids")))
+_NEEDED = (
+    select(dependencies.depends_on_id)
+    .select_from(schema.task_dependencies.join(_other, _other.c.id == dependencies.task_id))
+    .where(dependencies.depends_on_id.in_(text_items("ids")), _other.c.status.in_(OPEN))
 )
 _these = c.position.in_(number_items("positions"))
 _HELD = select(c.position).where(_these).order_by(c.position)
@@ -66,13 +64,39 @@ def prune(scope: Scope, before: int) -> int:
     while True:
         with scope.read() as run:
             roots = run.all(_ROOTS, {"before": before, "seen_at": seen[0], "seen": seen[1]})
-            found = run.all(_REMOVABLE, {"roots": codec.encode([position for _, position in roots]), "before": before}) if roots else ()
+            found = _removable(run, [row[1:] for row in roots], before)
         kept: set[int] = set()
         for start in range(0, len(found), BATCH):
             removed += _remove(scope, found[start : start + BATCH], before, kept)
         if len(roots) < PAGE:
             return removed
         seen = (roots[-1][0], roots[-1][1])
+
+
+def _removable(run: Executor, roots: Sequence[Sequence[Any]], before: int) -> list[tuple[int, int]]:
+    """The tasks of those trees that can go, as pairs of root and position, children before their parents.
+
+    A tree may be larger than a batch: it is taken down from its leaves.
+    """
+    found: dict[int, list[int]] = {position: [position] for position, _, _ in roots}
+    root_of = {id: position for position, id, _ in roots}
+    level = list(root_of)
+    awaited = [id for _, id, awaited in roots if awaited]
+    while level:
+        children = run.all(_CHILDREN, {"ids": codec.encode(level), "before": before})
+        level = []
+        for id, position, waited_for, parent, over in children:
+            root = root_of[id] = root_of[parent]
+            if not over:
+                found.pop(root, None)
+            if root in found:
+                found[root].append(position)
+                level.append(id)
+                awaited += [id] if waited_for else []
+    if awaited:
+        for (id,) in run.all(_NEEDED, {"ids": codec.encode(awaited)}):
+            found.pop(root_of[id], None)
+    return [(root, position) for root, positions in found.items() for position in sorted(positions, reverse=True)]
 
 
 def _remove(scope: Scope, found: Sequence[Sequence[int]], before: int, kept: set[int]) -> int:

@@ -459,8 +459,9 @@ class Tasks(Repository[Task]):
 
         The next occurrence stands among the scheduled tasks. Occurrences that are missed while nobody claims or waits come once,
         late, and the others not at all; one may begin before the last has ended, unless a `concurrency_key` forbids it. A
-        schedule of that name is changed, and so is its waiting occurrence. Raises `InvalidValue` for an expression or time zone
-        that cannot be read.
+        schedule of that name is changed, and so is its waiting occurrence. Needs the extra `cron`, here and in at least one of
+        the processes that claim or wait: `Unsupported` otherwise. Raises `InvalidValue` for an expression or time zone that
+        cannot be read.
         """
         wanted = SCHEDULES.seal(
             Schedule(

@@ -11,52 +11,26 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
-    Executable,
-    Select,
-    SelectBase,
     Text,
     and_,
     case,
-    exists,
     func,
     literal_column,
     not_,
-    or_,
     select,
     update,
 )
 
 from ruv_swarm_store import codec, schema
-from ruv_swarm_store.engines import Executor, parameter, text_items
+from ruv_swarm_store.engines import Executor, text_items
 from ruv_swarm_store.entities import DependencyPolicy, TaskStatus
 from ruv_swarm_store.tasks import limits
-from ruv_swarm_store.tasks.rows import by_id, c, dependencies, now, number, status, unfinished
+from ruv_swarm_store.tasks.rows import by_id, c, dependencies, now, number, status
 
 _blocked = c.status == TaskStatus.BLOCKED
 _schedules = schema.task_schedules.c
 
 
-def _affected(*, deep: bool) -> SelectBase:
-    """The ids of these tasks and of what waits for them; `deep`, of what waits for that, and so on down."""
-    start = select(c.id).where(c.id.in_(text_items("ids")))
-    if not deep:
-        return start.union(select(dependencies.task_id).where(dependencies.depends_on_id.in_(text_items("ids"))))
-    affected = start.cte("affected", recursive=True)
-    affected = affected.union(select(dependencies.task_id).join(affected, dependencies.depends_on_id == affected.c.id))
-    return select(affected.c.id)
-
-
-def _touched(*, deep: bool) -> Executable:
-    special = or_(c.concurrency_key.is_not(None), and_(c.schedule.is_not(None), c.status == TaskStatus.SCHEDULED))
-    return select(c.concurrency_key, c.schedule).distinct().where(c.id.in_(_affected(deep=deep)), unfinished, special)
-
-
-def _held(*, deep: bool) -> Select[*tuple[Any, ...]]:
-    return select(c.position).where(c.id.in_(_affected(deep=deep)), unfinished).order_by(c.position)
-
-
-_TOUCHED = {deep: _touched(deep=deep) for deep in (False, True)}
-_HELD = {deep: _held(deep=deep) for deep in (False, True)}
 _HELD_SCHEDULES = select(_schedules.name).where(_schedules.name.in_(text_items("names"))).order_by(_schedules.name)
 
 
@@ -67,33 +41,31 @@ def _alone(task: Any) -> ColumnElement[bool]:
 
 
 _ALONE = select(c.position).where(by_id, _alone(c)).with_for_update(key_share=True)
-_one = schema.tasks.alias("one")
-# All of them or none: those with relations are held in another order.
-_ALL_ALONE = (
-    select(c.position)
-    .where(
-        c.id.in_(text_items("ids")),
-        _alone(c),
-        not_(exists(select(_one.c.id).where(_one.c.id.in_(text_items("ids")), not_(_alone(_one.c))))),
-    )
-    .order_by(c.position)
-    .with_for_update(key_share=True)
-)
+# What has to be held is looked up step by step: a planner without statistics makes too much of one statement for all of it.
+_waits = and_(c.schedule.is_not(None), c.status == TaskStatus.SCHEDULED)
+_PEEK = select(c.id, c.awaited, c.concurrency_key, case((_waits, c.schedule))).where(c.id.in_(text_items("ids")))
+_DEPENDENTS = select(dependencies.task_id).distinct().where(dependencies.depends_on_id.in_(text_items("ids")))
+_HOLD = select(c.position).where(c.id.in_(text_items("ids"))).order_by(c.position)
 
 # The number of what a task still waits for stands in its row: several of them can end at once, and each finds it right.
-_last = c.unmet == number("1")
+_done = (
+    select(dependencies.task_id, func.count().label("number"))
+    .where(dependencies.depends_on_id.in_(text_items("ids")))
+    .group_by(dependencies.task_id)
+    .subquery("done")
+)
 _FREE = (
     update(schema.tasks)
-    .where(_blocked, c.id.in_(select(dependencies.task_id).where(dependencies.depends_on_id == parameter("id"))))
+    .where(c.id == _done.c.task_id, _blocked)
     .values(
-        unmet=c.unmet - number("1"),
+        unmet=c.unmet - _done.c.number,
         status=case(
-            (c.unmet > number("1"), status(TaskStatus.BLOCKED)),
+            (c.unmet > _done.c.number, status(TaskStatus.BLOCKED)),
             (c.run_at > now, status(TaskStatus.SCHEDULED)),
             (c.concurrency_key.is_not(None), status(TaskStatus.BLOCKED)),
             else_=status(TaskStatus.PENDING),
         ),
-        version=c.version + case((_last, number("1")), else_=number("0")),
+        version=c.version + case((c.unmet == _done.c.number, number("1")), else_=number("0")),
     )
     .returning(c.concurrency_key, c.unmet)
 )
@@ -124,18 +96,24 @@ def hold(run: Executor, ids: Sequence[str], *, deep: bool) -> None:
 
     Limits and schedules that may have to follow are held, too.
     """
-    if not run.holding:
+    if not run.holding or (len(ids) == 1 and run.one(_ALONE, {"id": ids[0]}) is not None):
         return
-    if len(ids) == 1 and run.one(_ALONE, {"id": ids[0]}) is not None:
-        return
-    params = {"ids": codec.encode(list(ids))}
-    if len(ids) > 1 and len(run.all(_ALL_ALONE, params)) == len(set(ids)):
-        return
-    touched = run.all(_TOUCHED[deep], params)
-    if touched:
-        limits.hold(run, [key for key, _ in touched])
-        hold_schedules(run, [name for _, name in touched])
-    run.hold(_HELD[deep], params)
+    held: dict[str, None] = {}
+    keys: set[str | None] = set()
+    names: set[str | None] = set()
+    level = list(dict.fromkeys(ids))
+    steps = 0
+    while level:
+        held.update(dict.fromkeys(level))
+        found = run.all(_PEEK, {"ids": codec.encode(level)})
+        keys.update(key for _, _, key, _ in found)
+        names.update(name for _, _, _, name in found)
+        awaited = [id for id, awaited, _, _ in found if awaited] if deep or not steps else []
+        level = [id for (id,) in run.all(_DEPENDENTS, {"ids": codec.encode(awaited)}) if id not in held] if awaited else []
+        steps += 1
+    limits.hold(run, keys)
+    hold_schedules(run, names)
+    run.hold(_HOLD, {"ids": codec.encode(list(held))})
 
 
 def hold_schedules(run: Executor, names: Iterable[str | None]) -> None:
@@ -145,12 +123,12 @@ def hold_schedules(run: Executor, names: Iterable[str | None]) -> None:
         run.hold(_HELD_SCHEDULES, {"names": codec.encode(wanted)})
 
 
-def free(run: Executor, done: Iterable[str]) -> set[str]:
+def free(run: Executor, done: Sequence[str]) -> set[str]:
     """Lets go on what waited for completed tasks only; the concurrency keys under which there is more to let in now."""
-    keys: set[str] = set()
-    for id in done:
-        keys.update(key for key, unmet in run.all(_FREE, {"id": id, "now": run.now}) if key is not None and not unmet)
-    return keys
+    if not done:
+        return set()
+    freed = run.all(_FREE, {"ids": codec.encode(list(done)), "now": run.now})
+    return {key for key, unmet in freed if key is not None and not unmet}
 
 
 def give_up(run: Executor, dead: Iterable[str]) -> None:

@@ -6,9 +6,10 @@ Occurrences missed while nobody looked are not made up for: the following one is
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable
 from datetime import UTC, datetime, tzinfo
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -19,7 +20,7 @@ from ruv_swarm_store import codec, schema
 from ruv_swarm_store.clock import new_id
 from ruv_swarm_store.engines import Executor, parameter, upsert
 from ruv_swarm_store.entities import Schedule, TaskStatus
-from ruv_swarm_store.errors import InvalidValue
+from ruv_swarm_store.errors import InvalidValue, Unsupported
 from ruv_swarm_store.tasks.new import ADD_RELATED, Checked
 from ruv_swarm_store.tasks.rows import SCHEDULES, c, changed, now, number
 
@@ -62,6 +63,12 @@ _REPLACE = changed(
 )
 
 
+@cache
+def available() -> bool:
+    """Whether cron expressions can be read here."""
+    return importlib.util.find_spec("cronsim") is not None
+
+
 @lru_cache(256)
 def _zone(name: str) -> tzinfo:
     if name == "UTC":
@@ -76,8 +83,10 @@ def _zone(name: str) -> tzinfo:
 
 def following(cron: str, timezone: str, after: int) -> int | None:
     """The first time of a cron expression later than `after`, in milliseconds since the epoch; None when there is none."""
-    from cronsim import CronSim, CronSimError
-
+    try:
+        from cronsim import CronSim, CronSimError
+    except ImportError as error:
+        raise Unsupported("cron expressions cannot be read here", hint="pip install 'ruv-swarm-store[cron]'") from error
     zone = _zone(timezone)
     try:
         for occurrence in CronSim(cron, datetime.fromtimestamp(after / 1000, zone)):

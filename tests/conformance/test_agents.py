@@ -124,6 +124,19 @@ def test_many_heartbeats_happen_at_one_time(store: Store, clock):
     assert [agent.last_heartbeat == clock.now for agent in map(store.agents.get, agents)] == [True, True, True, False]
 
 
+def test_many_heartbeats_bring_failed_agents_back_and_count_each_once(store: Store, clock):
+    a, b = store.agents.register("scout"), store.agents.register("scout")
+    store.agents.set_status(a, "failed")
+    b = store.agents.set_status(b, "busy")
+    clock.advance(1)
+    assert store.agents.heartbeat_many(iter([b, a.id, a, b.id])) == 2
+    assert store.agents.get(a) == structs.replace(a, last_heartbeat=clock.now, version=2)
+    assert store.agents.get(b) == structs.replace(b, last_heartbeat=clock.now)
+    assert store.agents.heartbeat_many([]) == 0
+    with pytest.raises(InvalidValue):
+        store.agents.heartbeat_many([a, 5])
+
+
 @pytest.mark.parametrize("status", ["idle", "busy", "failed"])
 def test_an_agent_says_what_it_is_doing(store: Store, status):
     agent = store.agents.register("scout")

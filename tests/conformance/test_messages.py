@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 
 import pytest
 from msgspec import structs
+from sqlalchemy import select
 
-from ruv_swarm_store import Agent, InvalidValue, Message, NotFound, Store, StoreError
+from ruv_swarm_store import Agent, InvalidValue, Message, NotFound, Store, StoreError, schema
 from ruv_swarm_store.entities import Audience, Delivery
 
 
@@ -468,6 +469,11 @@ def test_a_rare_topic_is_found_behind_many_others(store: Store, three):
         assert contents(store.messages.receive(agent, name)) == []
     # a look in vain that has passed many goes on from there, and loses nothing by it
     assert store.messages.receive(a, "none") == store.messages.receive(b, "none.*") == []
+    newest = store.messages.find_all()[-1].position
+    cursors = schema.message_cursors.c
+    assert store.execute(select(cursors.topic).where(cursors.position == newest).order_by(cursors.topic)) == [
+        ("none",), ("none.*",), ("rare.*",), ("rare.a",),
+    ]  # fmt: skip
     store.messages.publish("none", 1)
     store.messages.publish("none.b", 2)
     assert contents(store.messages.receive(a, "none")) == [1]

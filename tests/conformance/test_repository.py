@@ -1,7 +1,7 @@
 """The plain verbs, the same on every noun: insert, update with a version check, replace, upsert, delete, find, count, pages."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
 
 import pytest
 from msgspec import Struct, structs
@@ -9,7 +9,9 @@ from sqlalchemy import select, update
 
 from ruv_swarm_store import Agent, ConfigEntry, Conflict, Group, InvalidValue, Message, Metric, NewEvent, NotFound, Store, Task, schema
 from ruv_swarm_store.entities import AgentStatus, Audience, TaskStatus
-from ruv_swarm_store.errors import StoreError
+from ruv_swarm_store.errors import StoreError, Unavailable
+from ruv_swarm_store.groups import Groups
+from ruv_swarm_store.repository import repeatable
 
 
 class Noun(Struct):
@@ -353,3 +355,64 @@ def test_execute_checks_the_values_of_typed_columns(store: Store):
     with pytest.raises(StoreError):
         store.execute(update(schema.tasks).values(priority=1_000))
     assert store.tasks.find_all()[0].version == 1
+
+
+# Deadlocks and serialisation failures
+
+
+class Trying(Groups):
+    """A noun one of whose verbs fails when told to."""
+
+    failures: ClassVar[list[StoreError]] = []
+    asked: ClassVar[list[Any]] = []
+
+    @repeatable
+    def rename(self, names: Iterable[str], *, more: Iterable[str] = ()) -> int:
+        self.asked.append([*names, *more])
+        with self._scope.transaction():
+            self.create(f"name-{len(self.asked)}")
+            if self.failures:
+                raise self.failures.pop()
+        return len(self.asked)
+
+
+@pytest.fixture
+def trying(store: Store):
+    Trying.failures, Trying.asked = [], []
+    return lambda scope: Trying(scope._scope)
+
+
+def given_up(kind: str) -> Unavailable:
+    return Unavailable("one of several had to give way", kind=kind)
+
+
+def test_a_verb_that_had_to_give_way_is_run_again_from_nothing(store: Store, trying):
+    Trying.failures = [given_up("deadlock"), given_up("serialization"), given_up("deadlock")]
+    assert trying(store).rename(iter("ab"), more=(name for name in "c")) == 4
+    assert Trying.asked == [["a", "b", "c"]] * 4
+    assert [group.name for group in store.groups.find_all()] == ["name-4"]
+
+
+def test_it_is_given_up_after_some_repetitions(store: Store, trying):
+    Trying.failures = [given_up("deadlock") for _ in range(20)]
+    with pytest.raises(Unavailable):
+        trying(store).rename(["a"])
+    assert len(Trying.asked) == 6
+    assert store.groups.count() == 0
+
+
+@pytest.mark.parametrize("error", [given_up("connection"), Unavailable("no kind"), Conflict("no"), InvalidValue("no")], ids=repr)
+def test_other_failures_are_not_repeated(store: Store, trying, error):
+    Trying.failures = [error]
+    with pytest.raises(type(error)):
+        trying(store).rename(["a"])
+    assert len(Trying.asked) == 1
+
+
+def test_inside_a_unit_of_work_the_whole_is_for_its_owner_to_repeat(store: Store, trying):
+    for scope in ("unit", "store"):
+        Trying.failures, Trying.asked = [given_up("deadlock")], []
+        with store.transaction() as work, pytest.raises(Unavailable):
+            trying(work if scope == "unit" else store).rename(["a"])
+        assert len(Trying.asked) == 1
+    assert store.groups.count() == 0

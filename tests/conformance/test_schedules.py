@@ -1,5 +1,8 @@
 """Recurring tasks: one occurrence for each time, whoever looks."""
 
+import importlib.util
+import sys
+import time
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
@@ -8,7 +11,9 @@ import pytest
 
 from ruv_swarm_store import InvalidValue, NotFound, Store, Task, TaskStatus
 from ruv_swarm_store.entities import Schedule
+from ruv_swarm_store.errors import Unsupported
 from ruv_swarm_store.schema import tasks
+from ruv_swarm_store.tasks import schedules
 
 MINUTE = 60_000
 PENDING, SCHEDULED, CANCELLED = TaskStatus.PENDING, TaskStatus.SCHEDULED, TaskStatus.CANCELLED
@@ -218,6 +223,35 @@ def test_a_schedule_belongs_to_the_unit_of_work_it_was_made_in(store: Store):
         assert len(work.tasks.schedules()) == work.tasks.count() == 1
         raise ZeroDivisionError
     assert store.tasks.schedules() == store.tasks.find_all() == []
+
+
+def test_without_cronsim_occurrences_are_left_to_others_and_the_rest_goes_on(store: Store, agent, clock, monkeypatch):
+    clock.now = at(2027, 1, 15, 8, 0)
+    store.tasks.schedule("s", "0 * * * *", "sync")
+    with monkeypatch.context() as without:
+        schedules.available.cache_clear()
+        without.setitem(sys.modules, "cronsim", None)
+        without.setattr(importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(Unsupported, match=r"ruv-swarm-store\[cron\]"):
+            store.tasks.schedule("other", "0 * * * *", "sync")
+        clock.now = at(2027, 1, 15, 9, 0)
+        other = store.tasks.enqueue("t", priority=0)
+        due = store.tasks.enqueue("t", priority=1, run_at=clock.now + 1, concurrency_key="k")
+        clock.advance(ms=1)
+        assert [task.id for task in store.tasks.claim_many(agent, 9)] == [due.id, other.id]
+        started = time.monotonic()
+        assert store.tasks.wait(agent, timeout=0.05) is None
+        assert time.monotonic() - started < 1
+    schedules.available.cache_clear()
+    retry = store.tasks.claim(agent)
+    assert retry.schedule == "s"
+    store.tasks.fail(retry, "no", delay=1)
+    clock.advance(1)
+    with monkeypatch.context() as without:
+        schedules.available.cache_clear()
+        without.setattr(importlib.util, "find_spec", lambda name: None)
+        assert store.tasks.claim(agent).id == retry.id
+    schedules.available.cache_clear()
 
 
 @pytest.mark.needs("threads")
