@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from msgspec import Struct
-from sqlalchemy import ColumnElement, Executable, and_, exists, func, not_, null, or_, select, update
+from sqlalchemy import ColumnElement, Executable, and_, exists, false, func, not_, null, or_, select, true, update
 from sqlalchemy.sql.selectable import CTE
 
 from ruv_swarm_store import codec, schema
@@ -32,7 +32,10 @@ _agent = _agents.id == parameter("agent")
 # Held, so that whoever ends the agent meanwhile waits, and then finds this task among the agent's.
 _agent_lives = exists(select(_agents.id).where(_agent, _agents.status != AgentStatus.TERMINATED).with_for_update(read=True))
 # A due task must not be passed over: while there is one the claim matches nothing, and the slow way promotes it first.
-_nothing_due = not_(exists().where(due))
+# The earliest is compared rather than any looked for: how many are due a planner guesses, and then reads the whole table.
+_earliest_due = select(func.min(c.run_at)).where(c.status == TaskStatus.SCHEDULED).scalar_subquery()
+_nothing_due = func.coalesce(_earliest_due > now, true())
+_something_due = func.coalesce(_earliest_due <= now, false())
 _nothing_paused = not_(exists(select(_pauses.type)))
 _not_paused = not_(exists(select(_pauses.type).where(_pauses.type == parameter("type"))))
 _of_type = and_(pending, c.type == parameter("type"))
@@ -111,16 +114,15 @@ _HOLD_BACK_THESE = changed(
 )
 
 _agent_status = select(_agents.status).where(_agent).scalar_subquery()
-_next_due = select(func.min(c.run_at)).where(c.status == TaskStatus.SCHEDULED).scalar_subquery()
 _wanted = text_rows("types")
 _unpaused = select(_wanted.c.value).where(not_(exists(select(_pauses.type).where(_pauses.type == _wanted.c.value))))
-_LOOK = select(_agent_status, exists().where(due), exists().where(pending), exists(select(_pauses.type)), _next_due)
+_LOOK = select(_agent_status, _something_due, exists().where(pending), exists(select(_pauses.type)), _earliest_due)
 _LOOK_FOR = select(
     _agent_status,
-    exists().where(due),
+    _something_due,
     exists().where(pending, c.type.in_(_unpaused)),
     exists(select(_pauses.type)).label("paused"),
-    _next_due,
+    _earliest_due,
 )
 _PAUSED = select(_pauses.type).order_by(_pauses.type)
 

@@ -26,6 +26,7 @@ _ROOTS = (
         final,
         c.parent_task_id.is_(None),
         c.completed_at <= _before,
+        c.completed_at >= parameter("seen_at", schema.Int64),
         or_(
             c.completed_at > parameter("seen_at", schema.Int64),
             and_(c.completed_at == parameter("seen_at", schema.Int64), c.position > parameter("seen", schema.Int64)),

@@ -25,7 +25,7 @@ from ruv_swarm_store import codec, schema
 from ruv_swarm_store.engines import Executor, text_items
 from ruv_swarm_store.entities import DependencyPolicy, TaskStatus
 from ruv_swarm_store.tasks import limits
-from ruv_swarm_store.tasks.rows import by_id, c, dependencies, now, number, status
+from ruv_swarm_store.tasks.rows import by_id, c, dependencies, now, number, picked, status
 
 _blocked = c.status == TaskStatus.BLOCKED
 _schedules = schema.task_schedules.c
@@ -48,12 +48,9 @@ _DEPENDENTS = select(dependencies.task_id).distinct().where(dependencies.depends
 _HOLD = select(c.position).where(c.id.in_(text_items("ids"))).order_by(c.position)
 
 # The number of what a task still waits for stands in its row: several of them can end at once, and each finds it right.
-_done = (
-    select(dependencies.task_id, func.count().label("number"))
-    .where(dependencies.depends_on_id.in_(text_items("ids")))
-    .group_by(dependencies.task_id)
-    .subquery("done")
-)
+# Looked up before they are counted: else the order of counting may decide which index is read.
+_edges = picked(select(dependencies.task_id).where(dependencies.depends_on_id.in_(text_items("ids"))), "edges")
+_done = select(_edges.c.task_id, func.count().label("number")).group_by(_edges.c.task_id).subquery("done")
 _FREE = (
     update(schema.tasks)
     .where(c.id == _done.c.task_id, _blocked)
