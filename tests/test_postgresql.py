@@ -416,16 +416,10 @@ def test_a_store_opened_read_only_writes_nothing(address: str, store: Store) -> 
 
 def test_a_commit_of_another_process_wakes_who_waits_by_notification(address: str) -> None:
     count = 40
-    made, woken = crew.in_processes(2, _wait_or_enqueue, address, count)
+    made, woken = crew.in_processes(2, crew.wait_or_enqueue_many, address, count)
     at = dict(woken)
     delays = sorted((at[id] - time) * 1000 for id, time in made)
     assert delays[count // 2] < 100  # whoever only looks now and then needs half a second on average
-
-
-def _wait_or_enqueue(number: int, barrier: Any, address: str, count: int) -> Any:
-    if number:
-        return crew.wait_for_many(number, barrier, address, count)
-    return crew.enqueue_now_and_then(number, barrier, address, count, 0.03)
 
 
 # Several swarms in one database

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
-from unittest.mock import patch
 
 import pytest
 from chorus import Databases
@@ -13,7 +12,6 @@ from sqlalchemy import Table, text
 
 from ruv_swarm_store import Store
 from ruv_swarm_store.engines import Capabilities
-from ruv_swarm_store.engines.sqlite import MemoryEngine
 from ruv_swarm_store.schema import Json
 
 
@@ -68,27 +66,8 @@ class File(_SQLite):
 
 
 class Memory(_SQLite):
-    _empty: ClassVar[bytes] = b""
-
     def place(self, directory: Path, absent: bool) -> str | None:
-        self._absent = absent
-        if not Memory._empty:
-            with Store.open() as store:
-                Memory._empty = store._engine.writer().raw.serialize()  # type: ignore[attr-defined]
         return None
-
-    def open(self, **options: Any) -> Store:
-        if self._absent:
-            return super().open(**options)
-        connect = MemoryEngine._connect
-
-        def connect_to_copy(engine: MemoryEngine, *, writing: bool) -> Any:
-            raw = connect(engine, writing=writing)
-            raw.deserialize(Memory._empty)
-            return raw
-
-        with patch.object(MemoryEngine, "_connect", connect_to_copy):
-            return super().open(**options)
 
 
 class PostgreSQL(Database):

@@ -96,13 +96,16 @@ def test_lifting_a_limit_frees_what_is_being_kept_back(store: Store):
     assert admitted(store) == 3
 
 
-def test_who_fails_a_task_sees_that_its_cancellation_was_asked_for_just_now(store: Store, agent):
+@pytest.mark.parametrize("awaited", [False, True])
+def test_who_fails_a_task_sees_that_its_cancellation_was_asked_for_just_now(store: Store, agent, awaited):
     for end in (
         lambda task: store.tasks.fail(task, "no", delay=0),
         lambda task: store.tasks.release(task),
         lambda task: store.agents.terminate(agent) and store.tasks.get(task),
     ):
         task = store.tasks.enqueue("t")
+        if awaited:
+            store.tasks.enqueue("after", depends_on=[task])
         held = store.tasks.claim(agent)
         ended = beside(store, lambda work, task=task: work.tasks.cancel(task, cooperative=True), lambda held=held, end=end: end(held))
         assert ended.status is CANCELLED

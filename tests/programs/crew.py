@@ -273,3 +273,9 @@ def wait_or_enqueue(number: int, barrier: Any, address: str, waiters: int) -> An
     if number == 0:
         return enqueue_now_and_then(number, barrier, address, waiters, 0.15)
     return wait_for_many(number, barrier, address, 1)[0]
+
+
+def wait_or_enqueue_many(number: int, barrier: Any, address: str, count: int) -> list[tuple[str, float]]:
+    if number == 0:
+        return enqueue_now_and_then(number, barrier, address, count, 0.03)
+    return wait_for_many(number, barrier, address, count)
