@@ -7,6 +7,8 @@ import itertools
 import os
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +20,24 @@ PROGRAMS = Path(__file__).resolve().parent.parent / "tests" / "programs"
 Durability = Literal["normal", "full"]
 COMMITS = 100
 """Commits in a timed round where each waits for the disk: that may take milliseconds."""
+
+
+@contextmanager
+def on_cpus(*, client: bool) -> Iterator[None]:
+    """Keeps this process, and what it starts, to the first CPU if it is the client, or to the others if it is to start the server.
+
+    Where the scheduler puts the two otherwise, on one CPU or on two, changes from connection to connection, and with it the time
+    of a round trip by half: more than there is to measure.
+    """
+    cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if len(cpus) < 2:
+        yield
+        return
+    os.sched_setaffinity(0, cpus[:1] if client else cpus[1:])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cpus)
 
 
 class NoServer(Exception):
@@ -152,7 +172,8 @@ class PostgreSQLServer:
             self.url = yours
         else:
             try:
-                self._server = tests.Server(quick=False)  # the tests' own does without what makes a commit durable
+                with on_cpus(client=False):
+                    self._server = tests.Server(quick=False)  # the tests' own does without what makes a commit durable
             except tests.NoServer as error:
                 raise NoServer(f"{error}; install it, or name a database in {tests.YOURS}") from error
             self.url = self._server.url()

@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
+from psycopg.pq import ExecStatus
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ class Watch:
 
     def _tell(self) -> None:
         connection: psycopg.Connection[Any] | None = None
-        notify = sql.SQL("NOTIFY {}").format(self._channel)
+        notify = sql.SQL("NOTIFY {}").format(self._channel).as_bytes()
         try:
             while True:
                 self._due.wait()
@@ -96,7 +97,10 @@ class Watch:
                 try:
                     if connection is None or connection.closed:
                         connection = self._connect()
-                    connection.execute(notify)
+                        connection.execute("SET synchronous_commit = off")  # nobody's commit waits for it
+                    told = connection.pgconn.exec_(notify)  # in one call of the driver's library, which others need not wait for
+                    if told.status != ExecStatus.COMMAND_OK:
+                        raise psycopg.OperationalError(told.get_error_message())
                 except psycopg.Error as error:
                     log.debug("nobody was notified: %s", error)  # they look by themselves now and then
                     if connection is not None:
