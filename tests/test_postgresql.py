@@ -411,6 +411,15 @@ def test_a_store_opened_read_only_writes_nothing(address: str, store: Store) -> 
     assert store.config.get("k") == 1
 
 
+def test_a_batch_locks_no_more_than_it_takes(store: Store) -> None:
+    agent = store.agents.register("worker")
+    store.tasks.enqueue_many([("t", None)] * 100)
+    with store.transaction() as work:
+        assert len(work.tasks.claim_many(agent, 33)) == 33
+        [beside] = crew.in_threads(1, lambda number, barrier: len(store.tasks.claim_many(agent, 100)))
+    assert beside == 67
+
+
 # Wake-ups
 
 

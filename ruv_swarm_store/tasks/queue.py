@@ -168,9 +168,9 @@ class Tasks(Repository[Task]):
             with self._scope.write() as run:
                 params = {"agent": who, "limit": limit, "now": run.now, "expires": run.now + span}
                 if wanted is None:
-                    rows = run.all(claims.CLAIM_BATCH, params)
+                    rows = run.all(claims.CLAIM_BATCH[limit], params)
                 else:
-                    rows = run.all(claims.CLAIM_BATCH_OF_TYPE, {**params, "type": wanted[0]})
+                    rows = run.all(claims.CLAIM_BATCH_OF_TYPE[limit], {**params, "type": wanted[0]})
             if rows:
                 return claims.in_order(rows)
         return self._take(who, limit, wanted, span)
