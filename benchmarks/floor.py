@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NOW = 1_700_000_000_000
 AGENT = "worker"
-PRAGMAS = ("foreign_keys=ON", "busy_timeout=0", "cache_size=-65536", "wal_autocheckpoint=4000", "temp_store=MEMORY")
+PRAGMAS = ("foreign_keys=ON", "busy_timeout=0", "cache_size=-8192", "wal_autocheckpoint=4000", "temp_store=MEMORY")
 COLUMNS = "id, type, payload, created_at, priority, status, max_retries, on_dependency_failure, fence, retry_count, version"
 CLAIMED = "status = 'assigned', agent_id = ?, assigned_at = ?, lease_expires_at = ?, fence = fence + 1, version = version + 1"
 READY = "SELECT position FROM tasks WHERE status = 'pending' ORDER BY priority DESC, position"
