@@ -13,10 +13,13 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parent
 TOOLS = ROOT / ".tools"
 CONSTRAINTS = str(ROOT / "constraints.txt")
+WASM = ROOT / "wasm"
+INSIDE_PYODIDE = ["wasm/harness/tests/inside", "wasm/tests", "tests/conformance", "tests/test_sqljs.py"]  # what runs there
 
 
 def bring_own_nox() -> None:
@@ -43,7 +46,7 @@ import nox  # noqa: E402
 from nox.command import CommandFailed  # noqa: E402
 
 nox.needs_version = ">=2025.5.1"
-nox.options.sessions = ["lint", "types", "migrations", "wheel", "tests"]
+nox.options.sessions = ["lint", "types", "migrations", "wheel", "tests", "wheelhouse", "pyodide", "browser"]
 nox.options.default_venv_backend = "virtualenv"  # one way on every machine: it obeys the pip configuration it finds
 nox.options.error_on_missing_interpreters = False
 nox.options.download_python = "never"
@@ -142,6 +145,81 @@ def readme_example() -> tuple[str, str]:
     blocks = re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     first = next(index for index, (language, _) in enumerate(blocks) if language == "python")
     return blocks[first][1], blocks[first + 1][1]
+
+
+@nox.session
+def wheelhouse(session: nox.Session) -> None:
+    """Gather what the browser edition runs on in wasm/build/wheelhouse, which a site can host as it is."""
+    gather_wheelhouse(session)
+    install(session, "pytest>=9")
+    session.run("pytest", *(session.posargs or ["wasm/harness/tests/native"]))
+
+
+@nox.session
+def pyodide(session: nox.Session) -> None:
+    """Run the tests inside Pyodide on Node, and those of the JavaScript beside it (`-- PATH -k name` to choose)."""
+    gather_wheelhouse(session)
+    if session.posargs:
+        session.run(node(session), "wasm/harness/node.mjs", *pytest_words(session.posargs), external=True)
+        return
+    for file in javascript("*.mjs"):
+        session.run(node(session), "--check", file, external=True, silent=True)
+    session.run(node(session), "--test", *javascript("*.test.mjs"), external=True)
+    session.run(node(session), "wasm/harness/node.mjs", *INSIDE_PYODIDE, external=True)
+    if oldest := shutil.which("node"):  # without JSPI, more likely than not
+        session.run(oldest, "wasm/harness/node.mjs", "wasm/harness/tests/inside", external=True)
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """Run the tests inside Pyodide in Chromium and, where it is installed, Firefox (`-- PATH -k name` to choose)."""
+    gather_wheelhouse(session)
+    run = [node(session), "wasm/harness/browser.mjs"]
+    if session.posargs:
+        session.run(*run, *pytest_words(session.posargs), external=True)
+        return
+    session.run(node(session), "--test", "--test-concurrency=1", *javascript("*.browser.mjs"), external=True)
+    session.run(*run, "--browser", "chromium", *INSIDE_PYODIDE, external=True)
+    session.run(*run, "--browser", "firefox", "wasm/harness/tests/inside", external=True)
+
+
+def gather_wheelhouse(session: nox.Session) -> None:
+    """Install what package-lock.json names, without a script of theirs, and bring wasm/build up to date."""
+    npm = shutil.which("npm")
+    if not npm:
+        absent(session, "there is no npm on this machine")
+    install(session, "--group", "wheelhouse")
+    lock, installed = WASM / "package-lock.json", WASM / "node_modules" / ".package-lock.json"
+    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
+        session.run(str(npm), "ci", "--prefix", str(WASM), "--ignore-scripts", "--no-audit", "--no-fund", external=True)
+    session.run("python", "wasm/harness/wheelhouse.py")
+
+
+def javascript(pattern: str) -> list[str]:
+    """Our JavaScript: `*.test.mjs` runs on Node alone, `*.browser.mjs` starts browsers."""
+    ours = (path for part in ("harness", "js-tests", "sqljs_dbapi/js", "playground") for path in (WASM / part).rglob(pattern))
+    return sorted(str(path.relative_to(ROOT)) for path in ours if "vendor" not in path.parts)
+
+
+def node(session: nox.Session) -> str:
+    """The Node that npm brought, which can suspend Python (JSPI); another one where it has none for this machine."""
+    found = next(iter(WASM.glob("node_modules/node-*/bin/node")), None) or shutil.which("node")
+    if not found:
+        absent(session, "there is no Node on this machine")
+    return str(found)
+
+
+def absent(session: nox.Session, reason: str) -> NoReturn:
+    """Leave the session out, loudly; where every engine has to be there, fail."""
+    if os.environ.get("RUV_SWARM_ALL_ENGINES"):
+        session.error(f"{reason}, and RUV_SWARM_ALL_ENGINES is set")
+    session.skip(reason)
+
+
+def pytest_words(words: list[str]) -> list[str]:
+    """Words as pytest takes them, as the runners do: paths first, the rest after `--`."""
+    paths = [word for word in words if (ROOT / word.partition("::")[0]).exists()]
+    return [*(paths or INSIDE_PYODIDE), "--", *(word for word in words if word not in paths)]
 
 
 @nox.session

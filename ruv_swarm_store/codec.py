@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ from ruv_swarm_store.errors import InvalidValue
 
 DEPTH_LIMIT = 500
 """Deepest nesting of lists and dicts accepted; well inside what every engine's JSON parser takes."""
+
+_STACK_IS_THE_PAGE_S = sys.platform == "emscripten"
+"""Where recursion in C that goes too deep ends the whole program instead of raising RecursionError."""
 
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
@@ -48,6 +52,8 @@ def seal(value: Any, what: str) -> tuple[Any, str]:
     Raises `InvalidValue` naming the place for whatever JSON cannot hold: NaN and infinities, keys that are not
     strings, bytes, sets, dates, other objects, NUL characters, unpaired surrogates, nesting beyond `DEPTH_LIMIT`.
     """
+    if _STACK_IS_THE_PAGE_S and _is_deep(value, DEPTH_LIMIT):
+        _check(value, what, 0)
     try:
         text = _encode(value)
         # One decode and one comparison, both in C, catch every silent change; only after one is the value walked.
@@ -63,9 +69,23 @@ def seal(value: Any, what: str) -> tuple[Any, str]:
     return decode(text), text.decode()
 
 
+def _is_deep(value: Any, limit: int) -> bool:
+    """Whether a value is nested more than `limit` deep."""
+    level = [value]
+    for _ in range(limit + 2):
+        level = [
+            item for held in level if isinstance(held, (list, tuple, dict)) for item in (held.values() if isinstance(held, dict) else held)
+        ]
+        if not level:
+            return False
+    return True
+
+
 def seal_many(values: Sequence[Any], what: str) -> tuple[list[Any], list[str]]:
     """`seal` for many values at once: the copies, and the texts."""
     try:
+        if _STACK_IS_THE_PAGE_S and _is_deep(values, DEPTH_LIMIT):
+            raise RecursionError
         lines = _encode_lines(values)
         copies = _decode_lines(lines)
         if (

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Executable, Text, and_, delete, func, lite
 
 from ruv_swarm_store import codec, inboxes, schema
 from ruv_swarm_store.clock import Moment, duration, milliseconds, new_id
-from ruv_swarm_store.engines import Executor, number_items, parameter, text_items, upsert, upsert_from
+from ruv_swarm_store.engines import Executor, Steps, block, cooperate, number_items, parameter, text_items, upsert, upsert_from
 from ruv_swarm_store.entities import Agent, Audience, Delivery, Group, Message
 from ruv_swarm_store.errors import Conflict, InvalidValue, NotFound, Unsupported
 from ruv_swarm_store.query import Mapping, Query
@@ -216,6 +216,32 @@ class Messages(Repository[Message]):
         A request nobody waits for any more expires: it lives as long as `timeout`, if `ttl` says nothing else. Raises `NotFound` for
         an unknown sender, recipient or group, and `Unsupported` inside a transaction: nobody could see the request there.
         """
+        return block(self._scope, self._requesting(topic, content, sender, to, to_group, timeout, ttl))
+
+    async def request_async(
+        self,
+        topic: str,
+        content: Any = None,
+        *,
+        sender: Agent | str,
+        to: Agent | str | None = None,
+        to_group: Group | str | None = None,
+        timeout: float | None = 30.0,
+        ttl: float | None = None,
+    ) -> Message | None:
+        """`request`, while the event loop goes on."""
+        return await cooperate(self._scope, self._requesting(topic, content, sender, to, to_group, timeout, ttl))
+
+    def _requesting(
+        self,
+        topic: str,
+        content: Any,
+        sender: Agent | str,
+        to: Agent | str | None,
+        to_group: Group | str | None,
+        timeout: float | None,
+        ttl: float | None,
+    ) -> Steps[Message | None]:
         self._refuse_to_wait()
         deadline = None if timeout is None else time.monotonic() + duration(timeout, "timeout") / 1000
         if not isinstance(sender, Agent):
@@ -233,7 +259,7 @@ class Messages(Repository[Message]):
                 return answer
             if (pause := _pause(deadline)) <= 0:
                 return None
-            self._scope.wait(seen, pause)
+            yield seen, pause
 
     @repeatable
     def receive(
@@ -278,6 +304,21 @@ class Messages(Repository[Message]):
 
         Woken by commits of this and other processes, and by messages that come again. Raises `Unsupported` inside a transaction.
         """
+        return block(self._scope, self._waiting(agent, topic, limit, visibility, timeout))
+
+    async def wait_async(
+        self,
+        agent: Agent | str,
+        topic: str | None = None,
+        *,
+        limit: int = 100,
+        visibility: float = 30.0,
+        timeout: float | None = None,
+    ) -> list[Message]:
+        """`wait`, while the event loop goes on. Cancelled, it has received nothing."""
+        return await cooperate(self._scope, self._waiting(agent, topic, limit, visibility, timeout))
+
+    def _waiting(self, agent: Agent | str, topic: str | None, limit: int, visibility: float, timeout: float | None) -> Steps[list[Message]]:
         self._refuse_to_wait()
         who = _who(agent)
         deadline = None if timeout is None else time.monotonic() + duration(timeout, "timeout") / 1000
@@ -291,7 +332,7 @@ class Messages(Repository[Message]):
                 visible, now = inboxes.next_visible(run, who), run.now
             if visible is not None:
                 pause = min(pause, max(visible - now, 1) / 1000)
-            self._scope.wait(seen, pause)
+            yield seen, pause
 
     def _refuse_to_wait(self) -> None:
         if self._scope.within:

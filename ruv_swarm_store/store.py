@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack
 
 from sqlalchemy import Executable, Row, SelectBase
 
@@ -16,7 +16,7 @@ from ruv_swarm_store import codec, engines, migrations
 from ruv_swarm_store.agents import Agents
 from ruv_swarm_store.clock import Clock, duration, system_clock
 from ruv_swarm_store.config import Config
-from ruv_swarm_store.engines import Capabilities, Durability, Engine, Executor, Options, Scope, Trace
+from ruv_swarm_store.engines import Capabilities, Durability, Engine, Executor, Options, Scope, Storing, Trace
 from ruv_swarm_store.errors import Closed, InvalidValue, StoreError, Unsupported
 from ruv_swarm_store.events import Events
 from ruv_swarm_store.groups import Groups
@@ -151,6 +151,9 @@ class _Within:
     def wait(self, seen: int, seconds: float) -> bool:
         raise Unsupported("waiting inside a transaction would keep everybody else out", hint="Wait through the store")
 
+    async def wait_async(self, seen: int, seconds: float) -> bool:
+        return self.wait(seen, seconds)
+
     def __repr__(self) -> str:
         return "a unit of work"
 
@@ -166,6 +169,29 @@ class _Lend:
 
     def __exit__(self, *_: object) -> None:
         pass
+
+
+def _options(
+    durability: Durability = "normal",
+    read_only: bool = False,
+    clock: Clock = system_clock,
+    trace: Trace | None = None,
+    timeout: float = 30.0,
+) -> Options:
+    if durability not in ("normal", "full"):
+        raise InvalidValue(f"durability is {durability!r}", hint="Use 'normal' or 'full'")
+    duration(timeout, "timeout")
+    return Options(durability=durability, read_only=read_only, clock=clock, trace=trace, timeout=timeout)
+
+
+class Opening(TypedDict, total=False):
+    """How to open a store; see `Store.open`."""
+
+    durability: Durability
+    read_only: bool
+    clock: Clock
+    trace: Trace | None
+    timeout: float
 
 
 class Store(Repositories):
@@ -197,14 +223,14 @@ class Store(Repositories):
         `normal` can lose the last ones then, though never when a process dies. `clock` returns milliseconds since the epoch.
         `trace` is called with every statement's SQL and its seconds. `timeout` is how many seconds a write waits for others'.
 
+        In a browser an address is the name of a database that the page's origin keeps. Opening waits up to `timeout` seconds for
+        another tab that has it open; where it cannot wait it raises `Unsupported`, and `open_async` is what to await. `normal`
+        stores commits within a second there, `full` at once; see `flush`.
+
         Raises `SchemaMismatch` for a database of a newer release, an edited migration, or an old schema with `migrate=False`;
         `CorruptDatabase` for a file that is no database; `Unavailable` when it cannot be opened.
         """
-        if durability not in ("normal", "full"):
-            raise InvalidValue(f"durability is {durability!r}", hint="Use 'normal' or 'full'")
-        duration(timeout, "timeout")
-        options = Options(durability=durability, read_only=read_only, clock=clock, trace=trace, timeout=timeout)
-        engine = engines.connect(address, options)
+        engine = engines.connect(address, _options(durability, read_only, clock, trace, timeout))
         try:
             migrations.prepare(engine, migrate=migrate and not read_only)
         except BaseException:
@@ -213,9 +239,15 @@ class Store(Repositories):
         return cls(engine)
 
     @classmethod
-    async def open_async(cls, address: str | os.PathLike[str] | None = None, **options: Any) -> Self:
+    async def open_async(cls, address: str | os.PathLike[str] | None = None, *, migrate: bool = True, **options: Unpack[Opening]) -> Self:
         """`open`, for places where loading the database must be awaited."""
-        return cls.open(address, **options)
+        engine = await engines.connect_async(address, _options(**options))
+        try:
+            migrations.prepare(engine, migrate=migrate and not options.get("read_only", False))
+        except BaseException:
+            await engine.close_async()
+            raise
+        return cls(engine)
 
     @property
     def address(self) -> str:
@@ -240,10 +272,37 @@ class Store(Repositories):
         """What is wrong with the database's integrity; an empty list for a whole one."""
         return self._engine.check()
 
+    async def flush(self) -> None:
+        """Returns once everything committed is stored as `durability` promises. Raises `Unavailable` when it could not be.
+
+        Only where commits do not wait for their storing, in a browser, is there anything to wait for.
+        """
+        if self._closed:
+            raise Closed(f"the store at {self.address} is closed", hint="Open it again with Store.open")
+        await self._engine.flush()
+
+    def storing(self) -> Storing:
+        """How far what was committed is stored: what `flush` has to wait for, and what keeps it from being stored."""
+        return self._engine.storing()
+
     def close(self) -> None:
-        """Ends every connection; waits for other threads' transactions. Harmless when repeated."""
+        """Ends every connection; waits for other threads' transactions. Harmless when repeated.
+
+        In a browser, what is not stored yet is stored before this returns only where Python can be suspended; `close_async` is sure.
+        """
         self._closed = True
         self._engine.close()
+
+    async def close_async(self) -> None:
+        """`close`, returning once everything committed is stored. Raises as `flush`."""
+        self._closed = True
+        await self._engine.close_async()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        await self.close_async()
 
     def __enter__(self) -> Self:
         return self
@@ -254,7 +313,7 @@ class Store(Repositories):
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         if not getattr(self, "_closed", True):
             _warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
-            self._engine.close()
+            self._engine.drop()
 
     def __repr__(self) -> str:
         return f"<Store {self._engine.name}{' closed' if self._closed else ''}>"

@@ -171,7 +171,7 @@ class Worker:
         if duration(lease, "lease") < 100:
             raise InvalidValue(f"lease is {lease!r}", hint="Give at least 0.1 seconds")
         if not store.capabilities.threads:
-            raise Unsupported(f"{store.address} cannot be used from threads, which a worker needs", hint="Use another engine")
+            raise Unsupported(f"{store.address} cannot be used from threads, which a worker needs", hint="Await tasks.wait_async in a loop")
         self._store = store
         self._function = function
         self._types = None if types is None else list(types)

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import ruv_swarm_store
+from ruv_swarm_store.engines import IN_BROWSER
 
 if TYPE_CHECKING:
     from pg_server import Databases
@@ -28,7 +29,8 @@ settings.register_profile("ci", derandomize=True, deadline=None, max_examples=60
 settings.register_profile(
     "deep", deadline=None, max_examples=2_000, stateful_step_count=80, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+settings.register_profile("browser", settings.get_profile("ci"), max_examples=20)  # where Python is several times slower
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "browser" if IN_BROWSER else "ci"))
 
 
 class Clock:

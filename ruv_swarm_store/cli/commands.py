@@ -105,8 +105,9 @@ def demo(
     """
     import sysconfig
 
-    from ruv_swarm_store.demo.coordinator import Stopped, conduct
+    from ruv_swarm_store.demo.coordinator import conduct
     from ruv_swarm_store.demo.display import display_on
+    from ruv_swarm_store.demo.outcome import Stopped
     from ruv_swarm_store.demo.report import report
 
     tree = path or Path(sysconfig.get_path("stdlib")).resolve()

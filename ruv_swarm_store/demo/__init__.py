@@ -3,6 +3,7 @@
 `worker` does the work, one process each; `coordinator` starts workers, replaces the dead and checks the outcome. They share
 nothing but the store: kill any of them, or all, start again, and the run goes on from what was committed.
 
-`source` says what is counted, `recount` counts it once more without a store. `run` is the run as the store has it, `crew` the
-processes, `liveness` tells a dead process from a living one. `progress` reads how far things are, `display` and `report` show it.
+`work` is what is done with a task, `source` what is counted, `recount` counts it once more without a store. `run` is the run as the
+store has it and `outcome` how it ends, `crew` the processes, `liveness` tells a dead process from a living one. `progress` reads how far
+things are, `display` and `report` show it. `cooperative` is the whole in one thread, for a browser.
 """

@@ -5,21 +5,21 @@ from __future__ import annotations
 import time
 from collections import deque
 
-from msgspec import Struct, to_builtins
+from msgspec import to_builtins
 
 from ruv_swarm_store.demo.crew import Crew
 from ruv_swarm_store.demo.display import Display, Scene
 from ruv_swarm_store.demo.enlistment import discharge, enlist, silent
 from ruv_swarm_store.demo.fresh import forget
+from ruv_swarm_store.demo.outcome import Finished, Stopped, conclude
 from ruv_swarm_store.demo.progress import Progress, Throughput, look
-from ruv_swarm_store.demo.run import FAILED, FINISHED, STOPPED, Effort, Run, Slow, begin
+from ruv_swarm_store.demo.run import STOPPED, Run, begin
 from ruv_swarm_store.demo.stopping import Stop, stop_signals
-from ruv_swarm_store.demo.totals import Recount, Totals
-from ruv_swarm_store.demo.verification import Mismatch, Recounting, verify
-from ruv_swarm_store.demo.worker import BEAT, FINDINGS, PARSE_TIME
+from ruv_swarm_store.demo.totals import Recount
+from ruv_swarm_store.demo.verification import Recounting
+from ruv_swarm_store.demo.work import BEAT, FINDINGS
 from ruv_swarm_store.entities import Agent
 from ruv_swarm_store.errors import Unsupported
-from ruv_swarm_store.metrics import Aggregate
 from ruv_swarm_store.store import Store
 
 TICK = 0.1
@@ -28,25 +28,6 @@ PATIENCE = 5.0
 """Seconds that workers with nothing left to do have for ending."""
 REMEMBERED = 6
 """Findings kept for display."""
-
-
-class Finished(Struct, frozen=True):
-    """A run that came to its end and was found right."""
-
-    run: Run
-    totals: Totals
-    recount: Recount
-    slowest: list[Slow]
-    effort: Effort
-    parse_time: Aggregate | None
-
-
-class Stopped(Struct, frozen=True):
-    """A run that was asked to stop, and can be resumed."""
-
-    signal: int
-    files: int
-    known: int
 
 
 def conduct(address: str, path: str, *, workers: int, slowdown: float, fresh: bool, display: Display) -> Finished | Stopped:
@@ -77,7 +58,7 @@ def conduct(address: str, path: str, *, workers: int, slowdown: float, fresh: bo
             if isinstance(ended, Stopped):
                 run.note(STOPPED, to_builtins(ended))
                 return ended
-            return _conclude(store, run, ended)
+            return conclude(store, run, ended)
         finally:
             store.agents.terminate(me)
 
@@ -155,16 +136,3 @@ class _Watch:
         elif over:
             stage = "everything is done, waiting for the recount"
         self._display.show(Scene(self._run.path, elapsed, progress, rate, list(self._findings), stage))
-
-
-def _conclude(store: Store, run: Run, recount: Recount) -> Finished:
-    totals, slowest = run.add_up()
-    try:
-        verify(run, totals, recount)
-    except Mismatch as mismatch:
-        run.note(FAILED, {"reason": mismatch.message})
-        raise
-    effort = run.effort()
-    run.note(FINISHED, {"totals": to_builtins(totals), "effort": to_builtins(effort)})
-    parse_time = next(iter(store.metrics.aggregate(PARSE_TIME, since=run.began)), None)
-    return Finished(run, totals, recount, slowest, effort, parse_time)

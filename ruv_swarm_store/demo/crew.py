@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from ruv_swarm_store.clock import new_id
 from ruv_swarm_store.demo.run import Run
-from ruv_swarm_store.demo.worker import INDEXER
+from ruv_swarm_store.demo.work import INDEXER
 from ruv_swarm_store.errors import StoreError
 from ruv_swarm_store.schema import agents
 from ruv_swarm_store.store import Store

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ruv_swarm_store.demo.liveness import is_gone, whereabouts
-from ruv_swarm_store.demo.worker import COORDINATES, COORDINATOR, INDEXER
+from ruv_swarm_store.demo.work import COORDINATES, COORDINATOR, INDEXER
 from ruv_swarm_store.entities import Agent, AgentStatus
 from ruv_swarm_store.errors import Conflict
 from ruv_swarm_store.schema import agents

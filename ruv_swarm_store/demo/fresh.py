@@ -9,7 +9,7 @@ from sqlalchemy import Column, func, select
 from ruv_swarm_store import migrations, schema
 from ruv_swarm_store.demo.enlistment import enlist
 from ruv_swarm_store.demo.run import RUN, TYPES
-from ruv_swarm_store.demo.worker import COORDINATES, INDEXER
+from ruv_swarm_store.demo.work import COORDINATES, INDEXER
 from ruv_swarm_store.engines import Options, connect
 from ruv_swarm_store.errors import Conflict
 from ruv_swarm_store.store import Store

@@ -10,7 +10,7 @@ from sqlalchemy import func, select, union_all
 
 from ruv_swarm_store import schema
 from ruv_swarm_store.demo.run import FILE, TYPES, Run
-from ruv_swarm_store.demo.worker import INDEXER
+from ruv_swarm_store.demo.work import INDEXER
 from ruv_swarm_store.entities import Agent, AgentStatus, TaskStatus
 from ruv_swarm_store.schema import FINAL, LEASED, OPEN
 from ruv_swarm_store.store import Store

@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 from collections import Counter
+from collections.abc import Generator
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,16 @@ from ruv_swarm_store.demo.totals import Recount, Totals
 
 def recount(root: str) -> Recount:
     """Counts a tree from beginning to end."""
+    steps = counting(root)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+
+def counting(root: str) -> Generator[None, None, Recount]:
+    """Counts a tree, one file at a time; whoever is in the same thread may do something else in between."""
     started = time.perf_counter()
     totals = Totals()
     modules: Counter[str] = Counter()
@@ -30,6 +41,7 @@ def recount(root: str) -> Recount:
         for path in (Path(directory, name) for name in names if name.endswith(".py") and belongs(name)):
             if not path.is_file():
                 continue
+            yield
             totals.files += 1
             try:
                 content = path.read_bytes()

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ruv_swarm_store.demo.coordinator import Finished
+from ruv_swarm_store.demo.outcome import Finished
 
 MODULES = 10
 """Most imported modules listed."""

@@ -13,7 +13,7 @@ from ruv_swarm_store.demo.source import Facts
 from ruv_swarm_store.demo.totals import Totals
 from ruv_swarm_store.entities import NewEvent, Task, TaskStatus
 from ruv_swarm_store.errors import Conflict
-from ruv_swarm_store.store import Store
+from ruv_swarm_store.store import Repositories, Store
 
 TREE, DIRECTORY, FILE = "demo.tree", "demo.directory", "demo.file"
 """Types of task, and of the streams their events are in."""
@@ -126,21 +126,27 @@ def begin(store: Store, path: str) -> tuple[Run, bool]:
     Raises `Conflict` when the unfinished run is over another tree.
     """
     with store.transaction() as work:
-        started = work.events.where(_e.event_type == STARTED, _e.aggregate_type == RUN).order_by(_e.position.desc()).first()
-        if started is not None:
-            stream = work.events.read(started.aggregate_id, type=RUN)
-            if not any(event.event_type in (FINISHED, FAILED) for event in stream):
-                run = Run(store, work.tasks.get(started.aggregate_id))
-                if run.path != path:
-                    raise Conflict(
-                        f"this store has an unfinished run over {run.path}",
-                        hint="Finish that one first, forget it with --fresh, or use another --store",
-                    )
-                work.events.append(run.id, [NewEvent(RESUMED)], type=RUN)
-                return run, True
+        if (last := latest(work)) is not None and not last[1]:
+            run = Run(store, last[0])
+            if run.path != path:
+                raise Conflict(
+                    f"this store has an unfinished run over {run.path}",
+                    hint="Finish that one first, forget it with --fresh, or use another --store",
+                )
+            work.events.append(run.id, [NewEvent(RESUMED)], type=RUN)
+            return run, True
         root = work.tasks.enqueue(TREE, {"path": path}, priority=PRIORITY[TREE], max_retries=MAX_RETRIES)
         work.events.append(root.id, [NewEvent(STARTED, {"path": path})], type=RUN, expected_version=0)
         return Run(store, root), False
+
+
+def latest(of: Repositories) -> tuple[Task, bool] | None:
+    """The first task of the run that was begun last, and whether that has ended; None when there was none yet."""
+    started = of.events.where(_e.event_type == STARTED, _e.aggregate_type == RUN).order_by(_e.position.desc()).first()
+    if started is None:
+        return None
+    stream = of.events.read(started.aggregate_id, type=RUN)
+    return of.tasks.get(started.aggregate_id), any(event.event_type in (FINISHED, FAILED) for event in stream)
 
 
 def find(store: Store, id: str) -> Run:

@@ -8,39 +8,19 @@ from __future__ import annotations
 import argparse
 import signal
 import threading
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from msgspec import to_builtins
-
 from ruv_swarm_store.demo import run as runs
 from ruv_swarm_store.demo.leash import when_input_ends
 from ruv_swarm_store.demo.liveness import whereabouts
-from ruv_swarm_store.demo.run import DIRECTORY, FILE, INDEXED, LISTED, MAX_RETRIES, PRIORITY, TREE, TYPES, Run
-from ruv_swarm_store.demo.source import listing, measure
-from ruv_swarm_store.entities import Agent, AgentStatus, NewEvent, NewTask, Task
+from ruv_swarm_store.demo.run import FILE, TYPES, Run
+from ruv_swarm_store.demo.work import BEAT, INDEXER, LEASE, examine, record
+from ruv_swarm_store.entities import Agent, AgentStatus, Task
 from ruv_swarm_store.errors import InvalidTransition, LeaseLost, StoreError
 from ruv_swarm_store.store import Store
-
-INDEXER = "indexer"
-"""The type of agent a worker is."""
-COORDINATES = "coordinator"
-"""The type of agent the coordinator is."""
-COORDINATOR = "demo-coordinator"
-"""The coordinator's id: always the same one, so that what it was told and has not heard yet outlives its process."""
-LEASE = 8.0
-"""Seconds a claimed task stays claimed without a heartbeat."""
-BEAT = 1.0
-"""Seconds from one heartbeat to the next."""
-BIG = 3_000
-"""Lines from which a file is worth telling about."""
-FINDINGS = "demo.findings"
-"""The topic on which workers tell the coordinator what they came upon."""
-PARSE_TIME = "demo.parse_time"
-"""The metric: what reading and parsing one file took, in ms."""
 
 
 class Heart:
@@ -87,7 +67,6 @@ class Worker:
 
     def __init__(self, store: Store, run: Run, agent: Agent, drain: threading.Event, pace: float) -> None:
         self._store = store
-        self._run = run
         self._root = Path(run.path)
         self._agent = agent
         self._drain = drain
@@ -111,49 +90,14 @@ class Worker:
     def _do(self, task: Task) -> None:
         try:
             task = self._store.tasks.start(task)
-            match task.type:
-                case type if type == TREE:
-                    self._fan_out(task, [], ["."])
-                case type if type == DIRECTORY:
-                    self._fan_out(task, *listing(self._root / task.payload["path"]))
-                case _:
-                    self._index(task)
+            found = examine(self._root, task)
+            if self._pace and task.type == FILE:
+                self._drain.wait(self._pace)
+            record(self._store, self._agent, task, found)
         except (LeaseLost, InvalidTransition):
             pass  # somebody else has the task by now: nothing of this attempt was kept
         except Exception as error:
             self._store.tasks.fail(task, error, delay=0.5)
-
-    def _fan_out(self, task: Task, files: list[str], directories: list[str]) -> None:
-        here = Path(task.payload["path"] if task.type == DIRECTORY else "")
-        children = [
-            NewTask(type, {"path": (here / name).as_posix()}, PRIORITY[type], parent=task, max_retries=MAX_RETRIES)
-            for type, names in ((DIRECTORY, directories), (FILE, files))
-            for name in names
-        ]
-        counts = {"files": len(files), "directories": len(directories)}
-        with self._store.transaction() as work:  # children without their parent's completion would be enqueued twice
-            work.tasks.complete(task, counts)
-            work.tasks.enqueue_many(children)
-            if task.type == DIRECTORY:
-                event = NewEvent(LISTED, {"path": task.payload["path"], **counts})
-                work.events.append(task.id, [event], type=DIRECTORY, expected_version=0)
-
-    def _index(self, task: Task) -> None:
-        path = task.payload["path"]
-        started = time.perf_counter()
-        facts = measure(self._root / path)
-        milliseconds = (time.perf_counter() - started) * 1000
-        if self._pace:
-            self._drain.wait(self._pace)
-        finding = facts.fault or (f"has {facts.lines:,} lines" if facts.lines >= BIG else None)
-        known = to_builtins(facts)
-        with self._store.transaction() as work:
-            work.tasks.complete(task, {"facts": known, "milliseconds": round(milliseconds, 3)})
-            # Were a file ever indexed twice, its stream would not be empty, and this would raise.
-            work.events.append(task.id, [NewEvent(INDEXED, {"path": path, **known})], type=FILE, expected_version=0)
-            work.metrics.record(PARSE_TIME, milliseconds, agent=self._agent, type="performance", unit="ms")
-            if finding is not None:
-                work.messages.publish(FINDINGS, {"path": path, "what": finding}, sender=self._agent, to=COORDINATOR)
 
 
 def main() -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+import sys
 
-import sqlalchemy
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from ruv_swarm_store.engines import ddl as ddl
@@ -24,12 +24,14 @@ from ruv_swarm_store.engines.constructs import (
     upsert,
     upsert_from,
 )
-from ruv_swarm_store.engines.engine import Capabilities, Durability, Engine, Options
+from ruv_swarm_store.engines.engine import Capabilities, Durability, Engine, Options, Storing
 from ruv_swarm_store.engines.executor import Executor, Scope, Trace
-from ruv_swarm_store.engines.sqlite import MemoryEngine, SQLiteEngine
+from ruv_swarm_store.engines.sqlite import MemoryEngine, SQLiteEngine, sqljs
+from ruv_swarm_store.engines.waiting import Steps, block, cooperate
 from ruv_swarm_store.errors import InvalidValue, Unsupported
 
 __all__ = [
+    "IN_BROWSER",
     "Capabilities",
     "Durability",
     "Engine",
@@ -37,9 +39,14 @@ __all__ = [
     "Insertion",
     "Options",
     "Scope",
+    "Steps",
+    "Storing",
     "Trace",
+    "block",
     "connect",
+    "connect_async",
     "constant",
+    "cooperate",
     "insert_into",
     "json_has",
     "json_member",
@@ -53,37 +60,68 @@ __all__ = [
     "upsert_from",
 ]
 
+IN_BROWSER = sys.platform == "emscripten"
+"""Where this runs: there SQLite is another, everything is in one thread, and storing is waited for by the event loop."""
+
 
 def connect(address: str | os.PathLike[str] | None, options: Options) -> Engine:
     """Opens the database at a path or SQLAlchemy URL; in memory when there is none.
 
-    Raises `InvalidValue` for an address that is neither, `Unsupported` for an engine this release does not have, and
-    `Unavailable` or `CorruptDatabase` when the database cannot be opened.
+    Raises `InvalidValue` for an address that is neither, `Unsupported` for an engine this release does not have or that cannot be
+    opened here, and `Unavailable` or `CorruptDatabase` when the database cannot be opened.
     """
+    url = _url(address)
+    match url.drivername:
+        case "sqlite" | "sqlite+pysqlite":
+            return _sqlite(url, options)
+        case "sqlite+sqljs":
+            return sqljs.open(_in_browser(url), options)
+        case "postgresql" | "postgresql+psycopg" | "postgresql+psycopg2":
+            return _postgresql(url, options)
+    raise Unsupported(f"there is no engine for {url.drivername}", hint="Use a path, sqlite:///path or postgresql://…")
+
+
+async def connect_async(address: str | os.PathLike[str] | None, options: Options) -> Engine:
+    """`connect`, where loading the database must be awaited."""
+    url = _url(address)
+    if url.drivername == "sqlite+sqljs":
+        return await sqljs.load(_in_browser(url), options)
+    return connect(address, options)
+
+
+def _url(address: str | os.PathLike[str] | None) -> URL:
+    """An address as a URL: a path is SQLite's, and SQLite's driver is the one there is on this platform."""
     if address is None or address == ":memory:":
-        return MemoryEngine(options)
-    if isinstance(address, os.PathLike):
-        return SQLiteEngine(Path(address), options)
-    if not isinstance(address, str) or not address:
+        url = URL.create("sqlite")
+    elif isinstance(address, os.PathLike) or (isinstance(address, str) and address and "://" not in address):
+        url = URL.create("sqlite", database=os.fspath(address))
+    elif isinstance(address, str) and address:
+        try:
+            url = make_url(address)
+        except ArgumentError as error:
+            raise InvalidValue(f"{address!r} is not a URL", hint="A URL looks like sqlite:///swarm.db") from error
+    else:
         raise InvalidValue(f"{address!r} is no address of a store", hint="Give a path, a URL like sqlite:///swarm.db, or nothing")
-    if "://" not in address:
-        return SQLiteEngine(address, options)
-    try:
-        url = sqlalchemy.make_url(address)
-    except ArgumentError as error:
-        raise InvalidValue(f"{address!r} is not a URL", hint="A URL looks like sqlite:///swarm.db") from error
-    if url.get_backend_name() == "postgresql" and url.get_driver_name() in ("psycopg2", "psycopg"):  # psycopg2 stands for no name
-        return _postgresql(url, options)
-    if url.get_backend_name() != "sqlite" or url.get_driver_name() != "pysqlite":
-        raise Unsupported(f"there is no engine for {url.drivername}", hint="Use a path, sqlite:///path or postgresql://…")
+    return url.set(drivername="sqlite+sqljs") if IN_BROWSER and url.drivername == "sqlite" else url
+
+
+def _in_browser(url: URL) -> URL:
+    if not IN_BROWSER:
+        raise Unsupported(f"{url.drivername} works in a browser only", hint="Use a path, or sqlite:///path")
+    return url
+
+
+def _sqlite(url: URL, options: Options) -> Engine:
+    if IN_BROWSER:
+        raise Unsupported(f"there are no files for {url.drivername} here", hint="Use a name, or sqlite+sqljs:///name")
     if url.query:
-        raise InvalidValue(f"{address!r} carries options", hint="Give options to Store.open instead")
+        raise InvalidValue(f"{url} carries options", hint="Give options to Store.open instead")
     if not url.database or url.database == ":memory:":
         return MemoryEngine(options)
     return SQLiteEngine(url.database, options)
 
 
-def _postgresql(url: sqlalchemy.URL, options: Options) -> Engine:
+def _postgresql(url: URL, options: Options) -> Engine:
     try:
         from ruv_swarm_store.engines.postgresql import PostgreSQLEngine
     except ImportError as error:

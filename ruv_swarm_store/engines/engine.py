@@ -5,13 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal
 
 from msgspec import Struct
 from sqlalchemy import Connection
 
 from ruv_swarm_store.clock import Clock, system_clock
 from ruv_swarm_store.engines.executor import Executor, Scope, Trace
+from ruv_swarm_store.engines.waiting import Sentinel
 from ruv_swarm_store.errors import Unsupported
 
 Durability = Literal["normal", "full"]
@@ -28,6 +30,23 @@ class Capabilities(Struct, frozen=True):
     """The database outlives the store."""
     concurrent_writers: bool = False
     """Transactions that write run side by side, rather than one after the other."""
+    blocking: bool = True
+    """A call may block until others have done something, as `tasks.wait` does; where not, its form for asyncio is to be awaited."""
+
+
+class Storing(Struct, frozen=True, kw_only=True):
+    """How far what was committed is stored as `durability` promises; all of it where each commit waits for that."""
+
+    lag: int = 0
+    """How many milliseconds ago the oldest commit was made that is not stored; 0 when all are."""
+    pending: int = 0
+    """How many commits are not stored."""
+    stored_at: int | None = None
+    """When something was last stored, in milliseconds since the epoch, where that is known."""
+    failure: str | None = None
+    """What kept the last attempt from storing."""
+    details: Mapping[str, Any] = {}
+    """What else the storage has to tell, in its own words."""
 
 
 class Options(Struct, frozen=True, kw_only=True):
@@ -58,6 +77,15 @@ class Engine(Scope, ABC):
     def migration(self) -> AbstractContextManager[Connection]:
         """A connection inside one transaction that excludes every other writer, references unchecked until its end."""
 
+    async def wait_async(self, seen: int, seconds: float) -> bool:
+        if self.within:
+            return self.wait(seen, seconds)  # which says why not
+        return await self._sentinel.wait(seen, seconds)
+
+    @cached_property
+    def _sentinel(self) -> Sentinel:
+        return Sentinel(self.changes, self.wait)
+
     @abstractmethod
     def check(self) -> list[str]:
         """What is wrong with the database's integrity; nothing in a whole one."""
@@ -77,6 +105,21 @@ class Engine(Scope, ABC):
         """
         raise Unsupported(f"{self.name} does not take numbers", hint="This engine cannot be copied to")
 
+    async def flush(self) -> None:
+        """Returns once everything committed is stored as `durability` promises. Where each commit waits for that itself, at once."""
+
+    def storing(self) -> Storing:
+        """How far what was committed is stored."""
+        return Storing()
+
     @abstractmethod
     def close(self) -> None:
         """Ends every connection. Harmless when repeated."""
+
+    async def close_async(self) -> None:
+        """`close`, returning once everything committed is stored."""
+        self.close()
+
+    def drop(self) -> None:
+        """`close`, for whoever cannot wait."""
+        self.close()

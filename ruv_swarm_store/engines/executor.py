@@ -120,6 +120,10 @@ class Scope(Protocol):
         """Blocks until `changes()` differs from `seen`, at most `seconds`; whether it does."""
         ...
 
+    async def wait_async(self, seen: int, seconds: float) -> bool:
+        """`wait`, while the event loop goes on."""
+        ...
+
 
 class Prepared:
     """A Core statement compiled for one dialect, with its parameters in the order the driver wants them."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,7 +17,7 @@ from ruv_swarm_store import codec
 from ruv_swarm_store.clock import Moment, duration
 from ruv_swarm_store.engines import Scope
 from ruv_swarm_store.entities import Agent
-from ruv_swarm_store.errors import Closed, Conflict, NotFound, StoreError
+from ruv_swarm_store.errors import Closed, Conflict, NotFound, StoreError, Unavailable
 from ruv_swarm_store.metrics.samples import METRICS, Row, Sample, agent_of, known_agents, metric_of, seal
 
 PAUSE = 1.0
@@ -46,6 +47,8 @@ class Buffer:
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._writing = threading.Lock()
+        self._author = 0
+        """The thread that writes."""
         self._waiting: list[Row] = []
         self._taken = 0
         """How many samples are being written."""
@@ -54,7 +57,7 @@ class Buffer:
         self._oldest = 0.0
         self._again = 0.0
         """Before this, no failed write is tried again by `record`."""
-        self._timer: threading.Timer | None = None
+        self._timer: threading.Timer | asyncio.TimerHandle | None = None
         self.failure: StoreError | None = None
         """What kept the last attempt from writing, if anything did."""
 
@@ -150,7 +153,9 @@ class Buffer:
 
     def _write(self) -> None:
         """Writes what is waiting, in order; what was not written is waiting again."""
-        with self._writing:
+        if self._author == threading.get_ident():
+            raise Unavailable("another coroutine of this thread is writing this buffer", hint="Let it go on, and try again then")
+        with self._writing, self._as_author():
             while True:
                 with self._lock:
                     batch, self._waiting = self._waiting, []
@@ -182,16 +187,26 @@ class Buffer:
                         self._taken = 0
                         self._oldest = time.monotonic()
 
+    @contextmanager
+    def _as_author(self) -> Iterator[None]:
+        self._author = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._author = 0
+
     def _arm(self, seconds: float) -> None:
         """Has the samples written in a while, though nobody records any more; call it with the lock held."""
         timer = threading.Timer(seconds, _ring, [weakref.ref(self)])
         timer.daemon = True
         try:
             timer.start()
-        except RuntimeError:
-            self._timed = False  # no threads here: the next record looks at the time
-        else:
             self._timer = timer
+        except RuntimeError:  # no threads here, where the event loop is what goes on
+            try:
+                self._timer = asyncio.get_running_loop().call_later(seconds, _ring, weakref.ref(self))
+            except RuntimeError:
+                self._timed = False  # the next record looks at the time
 
     def _ring(self) -> None:
         if self._old():

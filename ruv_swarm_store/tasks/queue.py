@@ -11,7 +11,7 @@ from sqlalchemy import delete, select, update
 
 from ruv_swarm_store import codec, schema
 from ruv_swarm_store.clock import Moment, duration, new_id, new_ids
-from ruv_swarm_store.engines import Executor, parameter, text_items, upsert
+from ruv_swarm_store.engines import Executor, Steps, block, cooperate, parameter, text_items, upsert
 from ruv_swarm_store.entities import Agent, DependencyPolicy, NewTask, Pause, Schedule, Task, TaskFailure, TaskStats, TaskStatus
 from ruv_swarm_store.errors import Conflict, InvalidValue, NotFound
 from ruv_swarm_store.repository import Repository, repeatable
@@ -196,8 +196,17 @@ class Tasks(Repository[Task]):
         """Claims, and while nothing is ready blocks until something is; None after `timeout` seconds.
 
         Woken by commits of this and other processes and by tasks coming due. Whoever waits also returns expired leases to
-        the queue, as `rescue` does. Raises `StoreError` inside a transaction.
+        the queue, as `rescue` does. Raises `StoreError` inside a transaction, and `Unsupported` where nothing can block.
         """
+        return block(self._scope, self._waiting(agent, types, lease, timeout))
+
+    async def wait_async(
+        self, agent: Agent | str, *, types: Iterable[str] | None = None, lease: float = 30.0, timeout: float | None = None
+    ) -> Task | None:
+        """`wait`, while the event loop goes on. Cancelled, it has claimed nothing."""
+        return await cooperate(self._scope, self._waiting(agent, types, lease, timeout))
+
+    def _waiting(self, agent: Agent | str, types: Iterable[str] | None, lease: float, timeout: float | None) -> Steps[Task | None]:
         who, wanted = _agent_id(agent), claims.check_types(types)
         deadline = None if timeout is None else time.monotonic() + duration(timeout, "timeout") / 1000
         rescued = -math.inf
@@ -216,7 +225,7 @@ class Tasks(Repository[Task]):
                 return None
             if found.next_due is not None and found.next_due > now:
                 pause = min(pause, (found.next_due - now) / 1000)
-            self._scope.wait(seen, pause)
+            yield seen, pause
 
     # Under a lease
 

@@ -1,5 +1,7 @@
 """The engines that must keep every promise. What is special to one is said here; the tests name none."""
 
+import asyncio
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -11,8 +13,14 @@ from chorus import Databases
 from sqlalchemy import Table, text
 
 from ruv_swarm_store import Store
-from ruv_swarm_store.engines import Capabilities
+from ruv_swarm_store.engines import IN_BROWSER, Capabilities
 from ruv_swarm_store.schema import Json
+
+if IN_BROWSER:
+    import sqljs_dbapi
+    from pyodide.code import run_js
+    from pyodide.ffi import run_sync
+    from sqljs_dbapi import storage
 
 
 class Database:
@@ -70,6 +78,39 @@ class Memory(_SQLite):
         return None
 
 
+class Sqljs(_SQLite):
+    """What a browser's page keeps under a name; on Node names are files."""
+
+    _numbers: ClassVar[Iterator[int]] = itertools.count(1)
+    _empty: ClassVar[bytes] = b""
+
+    def place(self, directory: Path, absent: bool) -> str | None:
+        self._name = self._new_name()
+        if not absent:
+            if not Sqljs._empty:
+                Store.open(f"sqlite+sqljs:///{self._name}").close()
+                Sqljs._empty = self._storage("export_image")
+            else:
+                self._storage("import_image", Sqljs._empty)
+        return f"sqlite+sqljs:///{self._name}"
+
+    def _new_name(self) -> str:
+        on_node = run_js("globalThis.process?.release?.name === 'node'")
+        prefix = run_js("`${process.env.TMPDIR ?? '/tmp'}/conformance-${process.pid}`") if on_node else "conformance"
+        return f"{prefix}-{next(self._numbers)}"
+
+    def _storage(self, verb: str, *arguments: Any) -> Any:
+        return run_sync(getattr(storage, verb)(self._name, *arguments))
+
+    def close(self) -> None:
+        super().close()
+        for _ in range(100):
+            with suppress(sqljs_dbapi.OperationalError):
+                return self._storage("remove")
+            run_sync(asyncio.sleep(0.01))  # a store that was dropped open is being closed
+        raise TimeoutError(f"{self._name} is still open")
+
+
 class PostgreSQL(Database):
     server = "postgresql"
 
@@ -91,7 +132,9 @@ class PostgreSQL(Database):
         self._server.drop(self.address)
 
 
-ENGINES: dict[str, type[Database]] = {"file": File, "memory": Memory, "postgresql": PostgreSQL}
+ENGINES: dict[str, type[Database]] = (
+    {"memory": Memory, "sqljs": Sqljs} if IN_BROWSER else {"file": File, "memory": Memory, "postgresql": PostgreSQL}
+)
 
 
 class _Capabilities:

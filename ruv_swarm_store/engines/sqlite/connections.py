@@ -4,37 +4,36 @@ from __future__ import annotations
 
 import logging
 import random
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import sqlalchemy
 from sqlalchemy import Connection, Executable, Row, Select, Table
-from sqlalchemy.dialects.sqlite.pysqlite import dialect as sqlite_dialect
 from sqlalchemy.pool import StaticPool
 
-from ruv_swarm_store import codec
 from ruv_swarm_store.engines import alchemy
 from ruv_swarm_store.engines.constructs import Insertion
 from ruv_swarm_store.engines.engine import Options
 from ruv_swarm_store.engines.executor import NONE, TIMES, Executor, Params, Prepared
-from ruv_swarm_store.engines.sqlite.codes import REFUSED, is_busy, translate
+from ruv_swarm_store.engines.sqlite.driver import JSON, Driver
 from ruv_swarm_store.errors import StoreError, Unsupported
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    import sqlite3  # its types speak for every driver
 
-_DIALECT = sqlite_dialect(json_serializer=codec.encode, json_deserializer=codec.decode)
+log = logging.getLogger(__name__)
 
 
 class SQLiteExecutor(Executor):
     """A driver connection that runs statements."""
 
-    __slots__ = ("__weakref__", "_alchemy", "_execute", "_refusal", "_statements", "_timeout", "_trace", "raw")
+    __slots__ = ("__weakref__", "_alchemy", "_driver", "_execute", "_refusal", "_statements", "_timeout", "_trace", "raw")
 
-    def __init__(self, raw: sqlite3.Connection, statements: dict[Executable, Prepared], options: Options) -> None:
+    def __init__(self, driver: Driver, raw: sqlite3.Connection, statements: dict[Executable, Prepared], options: Options) -> None:
+        self._driver = driver
         self.raw = raw
         self._statements = statements
         self._alchemy: Connection | None = None
@@ -51,7 +50,7 @@ class SQLiteExecutor(Executor):
         values = prepared.bind(params)
         try:
             rows = self._execute(prepared.sql, values).fetchall()
-        except REFUSED as error:
+        except self._driver.refused as error:
             rows = self._again(error, prepared, params).fetchall()
         return rows[0] if rows else None
 
@@ -60,7 +59,7 @@ class SQLiteExecutor(Executor):
         values = prepared.bind(params)
         try:
             return self._execute(prepared.sql, values).fetchall()
-        except REFUSED as error:
+        except self._driver.refused as error:
             return self._again(error, prepared, params).fetchall()
 
     def run(self, statement: Executable, params: Params = NONE) -> int:
@@ -68,14 +67,14 @@ class SQLiteExecutor(Executor):
         values = prepared.bind(params)
         try:
             return self._execute(prepared.sql, values).rowcount
-        except REFUSED as error:
+        except self._driver.refused as error:
             return self._again(error, prepared, params).rowcount
 
     def insert(self, insertion: Insertion, row: Sequence[Any]) -> int:
         prepared = self._statements.get(insertion.statement) or self._prepare(insertion.statement)
         try:
             return self._execute(prepared.sql, row).lastrowid or 0
-        except REFUSED as error:
+        except self._driver.refused as error:
             return self._again(error, prepared, row).lastrowid or 0
 
     def insert_many(self, insertion: Insertion, rows: Sequence[Sequence[Any]]) -> Sequence[int]:
@@ -86,7 +85,7 @@ class SQLiteExecutor(Executor):
         try:
             self.raw.executemany(prepared.sql, rows)
             last: int = self.raw.execute("SELECT last_insert_rowid()").fetchone()[0]
-        except REFUSED as error:
+        except self._driver.refused as error:
             raise self._failed(error) from error
         if self._trace is not None:
             self._tell(f"{prepared.sql} -- {len(rows)} rows", time.perf_counter() - started)
@@ -104,7 +103,7 @@ class SQLiteExecutor(Executor):
         pass
 
     def execute(self, statement: Executable, params: Params = NONE) -> Sequence[Row[*tuple[Any, ...]]]:
-        return alchemy.execute(self.alchemy(), statement, params, REFUSED, self._failed)
+        return alchemy.execute(self.alchemy(), statement, params, self._driver.refused, self._failed)
 
     def after_commit(self, hook: Callable[[], object]) -> None:
         raise Unsupported("nothing is committed here", hint="Register hooks inside a transaction")
@@ -115,13 +114,13 @@ class SQLiteExecutor(Executor):
             raise self._refusal
         if self._alchemy is None:
             engine = sqlalchemy.create_engine(
-                "sqlite://",
+                self._driver.url,
+                module=self._driver.module,
                 creator=lambda raw=self.raw: alchemy.Lent(raw),  # SQLAlchemy keeps it: it must not keep this executor
                 poolclass=StaticPool,
                 isolation_level="AUTOCOMMIT",
                 pool_reset_on_return=None,
-                json_serializer=codec.encode,
-                json_deserializer=codec.decode,
+                **JSON,
             )
             if self._trace is not None:
                 alchemy.trace_engine(engine, self._tell)
@@ -143,7 +142,7 @@ class SQLiteExecutor(Executor):
         raise self._refusal
 
     def _prepare(self, statement: Executable) -> Prepared:
-        prepared = Prepared(statement, _DIALECT)
+        prepared = Prepared(statement, self._driver.dialect)
         self._statements[statement] = prepared
         return prepared
 
@@ -167,7 +166,7 @@ class SQLiteExecutor(Executor):
 
     def _failed(self, error: Exception) -> StoreError:
         """What to raise for a statement's failure."""
-        return translate(error, self._timeout)
+        return self._driver.translate(error, self._timeout)
 
 
 class Reader(SQLiteExecutor):
@@ -177,12 +176,13 @@ class Reader(SQLiteExecutor):
 
     def __init__(
         self,
+        driver: Driver,
         raw: sqlite3.Connection,
         statements: dict[Executable, Prepared],
         options: Options,
         connect: Callable[[], sqlite3.Connection],
     ) -> None:
-        super().__init__(raw, statements, options)
+        super().__init__(driver, raw, statements, options)
         self._connect = connect
         self._lock = threading.RLock()
         self._clock = options.clock
@@ -224,8 +224,8 @@ class Writer(SQLiteExecutor):
 
     __slots__ = ("_clock", "_hooks", "_marks", "depth", "now")
 
-    def __init__(self, raw: sqlite3.Connection, statements: dict[Executable, Prepared], options: Options) -> None:
-        super().__init__(raw, statements, options)
+    def __init__(self, driver: Driver, raw: sqlite3.Connection, statements: dict[Executable, Prepared], options: Options) -> None:
+        super().__init__(driver, raw, statements, options)
         self._clock = options.clock
         self.now = 0
         self.depth = 0
@@ -239,7 +239,7 @@ class Writer(SQLiteExecutor):
         else:
             try:
                 self._execute("BEGIN IMMEDIATE")
-            except sqlite3.Error as error:
+            except self._driver.Error as error:
                 self._patiently(error, lambda: self._execute("BEGIN IMMEDIATE"))
         self._marks.append(len(self._hooks))
         self.depth += 1
@@ -248,8 +248,8 @@ class Writer(SQLiteExecutor):
         """Closes the innermost level."""
         try:
             self._execute("COMMIT" if self.depth == 1 else f"RELEASE level_{self.depth - 1}")
-        except sqlite3.Error as error:
-            raise translate(error, self._timeout) from error
+        except self._driver.Error as error:
+            raise self._driver.translate(error, self._timeout) from error
         self._marks.pop()
         self.depth -= 1
 
@@ -260,7 +260,7 @@ class Writer(SQLiteExecutor):
             del self._marks[level:]
         if self.raw.in_transaction:
             if level:
-                with suppress(sqlite3.OperationalError):  # the savepoint was not opened yet, or is released already
+                with suppress(self._driver.module.OperationalError):  # the savepoint was not opened yet, or is released already
                     self.raw.execute(f"ROLLBACK TO level_{level}")
                     self.raw.execute(f"RELEASE level_{level}")
             else:
@@ -301,17 +301,17 @@ class Writer(SQLiteExecutor):
         """
         deadline = time.monotonic() + self._timeout
         tries = 0
-        while is_busy(error) and time.monotonic() < deadline:
+        while self._driver.is_busy(error) and time.monotonic() < deadline:
             tries += 1
             time.sleep(random.uniform(0.00005, 0.0003) * min(tries, 10))
             try:
                 return attempt()
-            except sqlite3.Error as repeated:
+            except self._driver.Error as repeated:
                 error = repeated
         raise self._failed(error) from error
 
     def _failed(self, error: Exception) -> StoreError:
-        translated = translate(error, self._timeout)
+        translated = self._driver.translate(error, self._timeout)
         if self.depth and not self.raw.in_transaction:
             # Some failures, a full disk for one, roll back on their own: what follows must not commit piecemeal.
             self.refuse(StoreError(f"the transaction was rolled back by an earlier failure: {translated.message}", hint="Begin it again"))

@@ -8,13 +8,13 @@ from __future__ import annotations
 import logging
 import os
 import random
-import sqlite3
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 from sqlalchemy import Connection, Executable, Text, column, delete, insert, select, table
 
@@ -22,10 +22,13 @@ from ruv_swarm_store import schema
 from ruv_swarm_store.engines.constructs import parameter
 from ruv_swarm_store.engines.engine import Capabilities, Engine, Options
 from ruv_swarm_store.engines.executor import Executor, Prepared
-from ruv_swarm_store.engines.sqlite.codes import is_busy, translate
 from ruv_swarm_store.engines.sqlite.connections import Reader, SQLiteExecutor, Writer
+from ruv_swarm_store.engines.sqlite.driver import driver
 from ruv_swarm_store.engines.sqlite.watch import Watch
 from ruv_swarm_store.errors import Closed, Conflict, StoreError, Unsupported
+
+if TYPE_CHECKING:
+    import sqlite3  # its types speak for every driver
 
 log = logging.getLogger(__name__)
 
@@ -44,12 +47,18 @@ class SQLiteEngine(Engine):
     """A database file in WAL mode."""
 
     capabilities = Capabilities()
+    driver: ClassVar[str] = "pysqlite"
+    """The name of the driver in SQLAlchemy's URLs."""
     _writer: Writer | None
 
     def __init__(self, path: str | Path, options: Options) -> None:
         self.path = str(Path(path).resolve())
-        self.name = f"sqlite:///{self.path}"
+        self._open(f"sqlite:///{self.path}", options)
+
+    def _open(self, name: str, options: Options) -> None:
+        self.name = name
         self.clock = options.clock
+        self._driver = driver(self.driver)
         self._options = options
         self._statements: dict[Executable, Prepared] = {}
         self._closed = False
@@ -71,7 +80,10 @@ class SQLiteEngine(Engine):
         self._writer = None
         self._local = threading.local()
         self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()
-        self._watch = Watch(lambda: self._writer, self._open_reading if self.capabilities.processes else None)
+        self._watch = self._new_watch()
+
+    def _new_watch(self) -> Watch:
+        return Watch(self._driver, lambda: self._writer, self._open_reading if self.capabilities.processes else None)
 
     # Scopes
 
@@ -167,7 +179,7 @@ class SQLiteEngine(Engine):
         mode = "ro" if self._options.read_only else "rwc" if writing else "rw"
         raw = None
         try:
-            raw = sqlite3.connect(
+            raw = self._driver.module.connect(
                 f"{Path(self.path).as_uri()}?mode={mode}",
                 uri=True,
                 isolation_level=None,
@@ -178,10 +190,10 @@ class SQLiteEngine(Engine):
             if writing:
                 self._enter_wal(raw)
             return self._configure(raw, writing=writing)
-        except sqlite3.Error as error:
+        except self._driver.Error as error:
             if raw is not None:
                 raw.close()
-            raise translate(error, self._options.timeout, self.path) from error
+            raise self._driver.translate(error, self._options.timeout, self.path) from error
 
     def _enter_wal(self, raw: sqlite3.Connection) -> None:
         # Switching to WAL does not wait for other openers: ask only when needed, and again when busy.
@@ -191,12 +203,17 @@ class SQLiteEngine(Engine):
                 if raw.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
                     raw.execute("PRAGMA journal_mode=WAL").fetchone()
                 return
-            except sqlite3.OperationalError as error:
-                if not is_busy(error) or time.monotonic() > deadline:
+            except self._driver.Error as error:
+                if not self._driver.is_busy(error) or time.monotonic() > deadline:
                     raise
                 time.sleep(random.uniform(0.001, 0.01))
 
     def _configure(self, raw: sqlite3.Connection, *, writing: bool) -> sqlite3.Connection:
+        for name, value in self._pragmas(writing=writing).items():
+            raw.execute(f"PRAGMA {name}={value}")
+        return raw
+
+    def _pragmas(self, *, writing: bool) -> dict[str, str]:
         pragmas = {
             "foreign_keys": "ON",
             "recursive_triggers": "ON",  # so that INSERT OR REPLACE deletes no event either
@@ -208,14 +225,12 @@ class SQLiteEngine(Engine):
             pragmas |= {"busy_timeout": "0", "cache_size": "-8192", "wal_autocheckpoint": "4000", "journal_size_limit": "67108864"}
         else:
             pragmas |= {"cache_size": "-16384", "query_only": "ON"}
-        for name, value in pragmas.items():
-            raw.execute(f"PRAGMA {name}={value}")
-        return raw
+        return pragmas
 
     def _open_writer(self) -> Writer:
         if self._options.read_only:
             raise Unsupported(f"the store at {self.name} was opened read-only", hint="Open it without read_only=True to write")
-        return Writer(self._connect(writing=True), self._statements, self._options)
+        return Writer(self._driver, self._connect(writing=True), self._statements, self._options)
 
     def _open_reader(self) -> Reader:
         with self._opening:
@@ -223,7 +238,7 @@ class SQLiteEngine(Engine):
                 # Each takes three file handles. Further threads read by turns; entering a reader takes its lock.
                 self._local.reader = shared = random.choice(list(self._readers))
                 return shared
-            reader = Reader(self._open_reading(), self._statements, self._options, self._open_reading)
+            reader = Reader(self._driver, self._open_reading(), self._statements, self._options, self._open_reading)
             self._local.reader = reader
             self._readers.add(reader)
         return reader
@@ -241,8 +256,8 @@ class SQLiteEngine(Engine):
             assert isinstance(run, SQLiteExecutor)
             try:
                 return frozenset(name for (name,) in run._execute("SELECT name FROM sqlite_master WHERE type = 'table'"))
-            except sqlite3.Error as error:
-                raise translate(error, self._options.timeout, self.name) from error
+            except self._driver.Error as error:
+                raise self._driver.translate(error, self._options.timeout, self.name) from error
 
     @contextmanager
     def migration(self) -> Iterator[Connection]:
@@ -250,7 +265,7 @@ class SQLiteEngine(Engine):
             raise StoreError("a migration cannot run inside a transaction", hint="Leave the with block first")
         with self._lock:
             raw = self._migration_connection()
-            run = Writer(raw, {}, self._options)
+            run = Writer(self._driver, raw, {}, self._options)
             try:
                 # Rebuilding a parent table with references enforced would delete its children.
                 raw.execute("PRAGMA foreign_keys=OFF")
@@ -290,8 +305,8 @@ class SQLiteEngine(Engine):
                 found += [
                     f"{table} row {row} refers to a missing {parent}" for table, row, parent, _ in run._execute("PRAGMA foreign_key_check")
                 ]
-            except sqlite3.Error as error:
-                raise translate(error, self._options.timeout, self.name) from error
+            except self._driver.Error as error:
+                raise self._driver.translate(error, self._options.timeout, self.name) from error
             return found
 
     def _open_reading(self) -> sqlite3.Connection:
@@ -304,7 +319,7 @@ class SQLiteEngine(Engine):
     @contextmanager
     def _snapshot(self) -> Iterator[Executor]:
         with self._opening:
-            reader = Reader(self._open_reading(), self._statements, self._options, self._open_reading)
+            reader = Reader(self._driver, self._open_reading(), self._statements, self._options, self._open_reading)
             self._readers.add(reader)
         raw = reader.raw
         with reader:
@@ -396,11 +411,11 @@ class MemoryEngine(SQLiteEngine):
 
     capabilities = Capabilities(processes=False, persistent=False)
 
-    def __init__(self, options: Options) -> None:
-        if options.read_only:
+    def __init__(self, options: Options, path: str = ":memory:", name: str = "sqlite://") -> None:
+        if options.read_only and path == ":memory:":
             raise Unsupported("a database in memory starts empty, so it cannot be read-only", hint="Give the path of a file")
-        super().__init__(":memory:", options)
-        self.name = "sqlite://"
+        self.path = path
+        self._open(name, options)
 
     def read(self) -> AbstractContextManager[Executor]:
         return self._sharing()
@@ -410,8 +425,8 @@ class MemoryEngine(SQLiteEngine):
 
     def _connect(self, *, writing: bool) -> sqlite3.Connection:
         if self._closed:
-            raise Closed("the store in memory is closed", hint="Open a new one with Store.open")
-        raw = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, cached_statements=512)
+            raise Closed(f"the store at {self.name} is closed", hint="Open a new one with Store.open")
+        raw = self._driver.module.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=512)
         return self._configure(raw, writing=True)
 
     def _migration_connection(self) -> sqlite3.Connection:

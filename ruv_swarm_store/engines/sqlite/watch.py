@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from ruv_swarm_store.engines.sqlite.connections import Writer, leak
+from ruv_swarm_store.engines.sqlite.driver import Driver
+
+if TYPE_CHECKING:
+    import sqlite3  # its types speak for every driver
 
 POLL = 0.002
 """Seconds between two looks at other processes' commits while somebody waits."""
@@ -17,9 +21,10 @@ POLL = 0.002
 class Watch:
     """Counts commits. Of all who wait, one leads: it looks for other processes' commits and wakes the rest."""
 
-    def __init__(self, writer: Callable[[], Writer | None], probe: Callable[[], sqlite3.Connection] | None) -> None:
+    def __init__(self, driver: Driver, writer: Callable[[], Writer | None], probe: Callable[[], sqlite3.Connection] | None) -> None:
         """`probe` opens a connection on which other processes' commits show; without one there are no others."""
         self.waiting = 0
+        self._driver = driver
         self._writer = writer
         self._open_probe = probe
         self._changed = threading.Condition()
@@ -53,7 +58,7 @@ class Watch:
                     self._version = version
                     self.changed()
         else:
-            with suppress(sqlite3.ProgrammingError):  # closed just now: whoever waits learns it from its next statement
+            with suppress(self._driver.module.ProgrammingError):  # closed just now: whoever waits learns it from its next statement
                 self.note(self._writer())
         return self._count
 

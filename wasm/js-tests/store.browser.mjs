@@ -1,0 +1,165 @@
+// The page store in a real Chromium: killed while it commits, shared by two tabs, measured. KILLS=100 for the long run.
+
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Browser, installed } from '../harness/browsers.mjs';
+import { serve } from '../harness/server.mjs';
+
+const KILLS = Number(process.env.KILLS ?? 10);
+const INTERVAL = 500;
+
+if (!installed('chromium')) {
+  const message = 'no Chromium on this machine: the page store is not proven in a browser';
+  if (process.env.RUV_SWARM_ALL_ENGINES === '1') throw new Error(message);
+  console.error(message);
+}
+const skip = installed('chromium') ? false : 'no Chromium';
+
+let server;
+before(async () => { server = await serve(); });
+after(() => server.close());
+
+/** A tab with a worker; `call` runs a function of store-worker.mjs and raises what that raised. */
+async function tab(browser, news) {
+  const page = await browser.driver.newPage();
+  if (news) await page.exposeFunction('news', news);
+  await page.goto(`${server.url}/js-tests/store.html`);
+  const call = async (name, argument) => {
+    const { value, error } = await page.evaluate(([name, argument]) => globalThis.call(name, argument), [name, argument ?? null]);
+    if (error) throw Object.assign(new Error(error.message), { code: error.code });
+    return value;
+  };
+  return { page, call };
+}
+
+for (const durable of [true, false]) {
+  const how = durable ? 'every commit is awaited' : `commits are left to the interval of ${INTERVAL} ms`;
+  test(`${KILLS} kills while ${how}`, { skip }, async () => {
+    let browser = await Browser.start('chromium');
+    let commits = 0;
+    try {
+      let told = [];
+      let killed = 0;
+      for (let kill = 0; kill <= KILLS; kill++) {
+        const known = told;
+        told = [];
+        const { call } = await tab(browser, (it) => told.push(it));
+        const opened = await call('open', { name: 'k', interval: durable ? 0 : INTERVAL });
+        assert.equal(opened.recovered, null);
+        assert.equal(opened.capture, 'capture');
+        if (kill) {
+          const found = await call('verify');
+          const due = durable ? known : known.filter(({ at }) => at < killed - INTERVAL);
+          const last = due.reduce((most, { i }) => Math.max(most, i), 0);
+          assert.equal(found.whole, 'ok');
+          assert.equal(found.count, found.last, 'a commit is missing in between');
+          assert.ok(found.last >= last, `kill ${kill}: ${last} was due, ${found.last} is there`);
+          commits = found.last;
+        }
+        if (kill === KILLS) break;
+        await call('work', { durable });
+        await sleep((durable ? 50 : INTERVAL) + Math.random() * 600);
+        killed = Date.now();
+        await browser.kill();
+        browser = await browser.restart();
+      }
+      console.log(`${KILLS} kills, ${commits} commits, none lost`);
+    } finally {
+      await browser.kill();
+      await browser.forget();
+    }
+  });
+}
+
+test('two tabs: one writes; the other fails, follows, waits, takes over after a close and after a crash', { skip }, async () => {
+  const browser = await Browser.start('chromium');
+  try {
+    const [first, second, third] = [await tab(browser), await tab(browser), await tab(browser)];
+    await first.call('open', { name: 'm', interval: 0 });
+    await first.call('run', 'CREATE TABLE t(i INTEGER PRIMARY KEY); INSERT INTO t VALUES(1)');
+    await first.call('flush');
+    await assert.rejects(second.call('open', { name: 'm', mode: 'fail' }), { code: 'locked' });
+    await assert.rejects(second.call('open', { name: 'm', mode: 'wait', timeout: 100 }), { code: 'locked' });
+    assert.equal((await second.call('open', { name: 'm', mode: 'follow', interval: 0 })).readOnly, true);
+    await first.call('run', 'INSERT INTO t VALUES(2)');
+    await first.call('flush');
+    const until = async (tab, rows) => {
+      for (let i = 0; i < 100; i++) {
+        const [[count]] = await tab.call('read', 'SELECT count(*) FROM t');
+        if (count === rows) return;
+        await sleep(20);
+      }
+      assert.fail('the follower did not follow');
+    };
+    await until(second, 2);
+    assert.equal((await second.call('status')).lock, 'other');
+    const promoted = second.call('promote', { mode: 'wait' });
+    const waiting = third.call('open', { name: 'm', mode: 'wait', interval: 0 });
+    await first.call('run', 'INSERT INTO t VALUES(3)'); // stored by the closing
+    await first.call('close');
+    await promoted;
+    await until(second, 3);
+    assert.equal((await second.call('status')).lock, 'held');
+    await second.call('run', 'INSERT INTO t VALUES(4)');
+    await second.call('flush');
+    const crashed = Date.now();
+    await second.page.close(); // without a word: the worker ends in the middle of whatever it does
+    await waiting;
+    console.log(`taken over ${Date.now() - crashed} ms after the writer vanished`);
+    await until(third, 4);
+  } finally {
+    await browser.kill();
+    await browser.forget();
+  }
+});
+
+test('a writer by force fences the other one, and the image stays whole', { skip }, async () => {
+  const browser = await Browser.start('chromium');
+  try {
+    const [first, second] = [await tab(browser), await tab(browser)];
+    await first.call('open', { name: 'm', interval: 0 });
+    await first.call('run', 'CREATE TABLE t(i INTEGER PRIMARY KEY); INSERT INTO t VALUES(1)');
+    await first.call('flush');
+    await second.call('open', { name: 'm', mode: 'steal', interval: 0 });
+    await first.call('run', 'INSERT INTO t VALUES(100)');
+    await assert.rejects(first.call('flush'), { code: 'fenced', message: /another writer/ });
+    await second.call('run', 'INSERT INTO t VALUES(2)');
+    await second.call('flush');
+    await assert.rejects(first.call('close'), { code: 'fenced' });
+    // Without Web Locks the fence alone does it: `locks: null` cannot be told from a page that has none.
+    await first.call('open', { name: 'm', locks: null, interval: 0 });
+    await second.call('run', 'INSERT INTO t VALUES(200)');
+    await assert.rejects(second.call('flush'), { code: 'fenced' });
+    assert.deepEqual(await first.call('read', 'SELECT group_concat(i) FROM t'), [['1,2']]);
+    assert.equal((await first.call('verify')).whole, 'ok');
+  } finally {
+    await browser.kill();
+    await browser.forget();
+  }
+});
+
+test('figures: a durable commit costs the same at any size, and opening is quick', { skip }, async (context) => {
+  const browser = await Browser.start('chromium');
+  try {
+    const { call } = await tab(browser);
+    const small = await call('measure', { name: 's', size: 10 << 20, commits: 400 });
+    const large = await call('measure', { name: 'l', size: 80 << 20, commits: 400 });
+    for (const it of [small, large]) {
+      context.diagnostic(
+        `${(it.size / 2 ** 20).toFixed(0)} MB, ${it.capture}: durable commit p50 ${it.commit} ms, p99 ${it.p99} ms (SQL alone ${it.sql}, ` +
+          `bare IndexedDB put of a page ${it.floor}); open ${it.open} ms (bare reading ${it.openFloor})`,
+      );
+    }
+    assert.equal(large.capture, 'capture');
+    assert.ok(small.size > 10e6 && large.size > 80e6);
+    // Bars with room for a busy machine; the bare put of the same run says how busy it was.
+    const busy = Math.max(1, small.floor / 0.5);
+    assert.ok(small.commit <= 1.3 * busy, `${small.commit} ms`);
+    assert.ok(large.commit / large.floor < 1.5 * (small.commit / small.floor), 'the cost depends on the size of the database');
+    assert.ok(small.open < Math.max(80, 3 * small.openFloor), `${small.open} ms`);
+  } finally {
+    await browser.kill();
+    await browser.forget();
+  }
+});

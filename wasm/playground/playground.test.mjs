@@ -1,0 +1,263 @@
+// The playground as its visitors have it, in a real Chromium: `node --test`, after `python wasm/playground/build.py`.
+// PYTHON names a native Python that can import ruv_swarm_store from this tree (python3 otherwise).
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, afterEach, before, test } from 'node:test';
+import { inflateRawSync } from 'node:zlib';
+import { Browser, installed } from '../harness/browsers.mjs';
+import { serve } from '../harness/server.mjs';
+import { TREE, WASM } from '../harness/words.mjs';
+
+const SITE = join(WASM, 'build', 'playground');
+const LONG = 40_000; // ms: two cores may have a lot to do
+const missing = !installed('chromium') ? 'there is no Chromium on this machine' : !existsSync(SITE) ? 'build the site first: wasm/playground/build.py' : false;
+if (missing && process.env.RUV_SWARM_ALL_ENGINES) throw new Error(`${missing}, and RUV_SWARM_ALL_ENGINES is set`);
+const options = { skip: missing, timeout: 4 * LONG };
+
+let server;
+let browser;
+let directory;
+let complaints = [];
+
+before(async () => {
+  if (missing) return;
+  server = await serve({ root: SITE });
+  browser = await Browser.start('chromium');
+  directory = await mkdtemp(join(tmpdir(), 'ruv-swarm-playground-'));
+});
+
+after(async () => {
+  await browser?.close();
+  await browser?.forget();
+  await server?.close();
+  if (directory) await rm(directory, { recursive: true });
+});
+
+afterEach(async () => {
+  for (const page of browser?.driver.pages() ?? []) await page.close(); // those of a test that failed
+  const found = complaints;
+  complaints = [];
+  assert.deepEqual(found, [], 'the page complained');
+});
+
+/** Open the playground in a tab, and wait until it is usable. */
+async function visit() {
+  const page = await browser.driver.newPage();
+  page.setDefaultTimeout(LONG);
+  page.on('pageerror', error => complaints.push(error.stack ?? String(error)));
+  page.on('console', message => ['error', 'warning'].includes(message.type()) && complaints.push(message.text()));
+  await page.goto(`${server.url}/`);
+  await ready(page);
+  return page;
+}
+
+async function ready(page) {
+  await page.waitForSelector('#app:not([hidden]), #trouble:not([hidden])');
+  assert.equal(await page.textContent('#trouble'), '');
+}
+
+const text = (page, id) => page.textContent(`#${id}`);
+const count = async (page, id) => Number((await text(page, id)).replaceAll(',', ''));
+const title = (page, wanted) => page.waitForFunction(start => document.getElementById('run-title').textContent.startsWith(start), wanted);
+const stored = page => page.waitForFunction(() => document.getElementById('pill').dataset.state === 'stored');
+const terms = (page, list) =>
+  page.$$eval(`#${list} > div`, rows => Object.fromEntries(rows.map(row => [row.children[0].textContent, row.children[1].textContent.replaceAll(',', '')])));
+
+/** The database, as a visitor gets it. */
+async function exported(page, name) {
+  const [download] = await Promise.all([page.waitForEvent('download'), page.click('#export')]);
+  const path = join(directory, name);
+  await download.saveAs(path);
+  return path;
+}
+
+/** Run lines of native Python, which print JSON. */
+const native = (source, ...args) =>
+  JSON.parse(execFileSync(process.env.PYTHON ?? 'python3', ['-c', source, ...args], { cwd: TREE, encoding: 'utf8', env: { ...process.env, PYTHONPATH: TREE } }));
+
+const LOOK = `
+import json, sqlite3, sys
+from ruv_swarm_store import Store, schema
+from ruv_swarm_store.demo import run
+with sqlite3.connect(sys.argv[1]) as plain:
+    [integrity] = [row[0] for row in plain.execute("PRAGMA integrity_check")]
+    foreign = plain.execute("PRAGMA foreign_key_check").fetchall()
+plain.close()
+with Store.open(sys.argv[1]) as store:
+    root, ended = run.latest(store)
+    totals, _ = run.Run(store, root).add_up()
+    print(json.dumps({"integrity": integrity, "foreign": foreign, "check": store.check(), "ended": ended, "audit": run.Run(store, root).audit(),
+                      "files": totals.files, "lines": totals.lines, "words": totals.words, "tasks": store.tasks.count(), "events": store.events.count()}))
+`;
+
+const MAKE = `
+import json, sys
+from ruv_swarm_store import NewEvent, Store
+with Store.open(sys.argv[1]) as store:
+    maker = store.agents.register("maker", name="native-1")
+    store.tasks.enqueue_many([("job", {"n": n}) for n in range(7)])
+    store.events.append("made", [NewEvent("made.here", {"path": "natively"}), NewEvent("made.there", {})], type="making")
+    store.messages.publish("greeting", {"text": "from a file"}, sender=maker)
+print("true")
+`;
+
+/** The files of a zip archive without a comment: what the playground's sample is. */
+async function unzipped(url) {
+  const zip = Buffer.from(await (await fetch(url)).arrayBuffer());
+  const end = zip.length - 22;
+  const files = new Map();
+  for (let at = zip.readUInt32LE(end + 16), left = zip.readUInt16LE(end + 10); left; left--) {
+    const [packed, name, extra, comment] = [zip.readUInt32LE(at + 20), zip.readUInt16LE(at + 28), zip.readUInt16LE(at + 30), zip.readUInt16LE(at + 32)];
+    const local = zip.readUInt32LE(at + 42);
+    const start = local + 30 + zip.readUInt16LE(local + 26) + zip.readUInt16LE(local + 28);
+    files.set(zip.toString('utf8', at + 46, at + 46 + name), inflateRawSync(zip.subarray(start, start + packed)));
+    at += 46 + name + extra + comment;
+  }
+  return files;
+}
+
+/** Files, lines and words, counted once more. */
+function recount(files) {
+  const total = { files: 0, lines: 0, words: 0 };
+  for (const bytes of files) {
+    const source = bytes.toString('latin1');
+    total.files += 1;
+    total.lines += source.split(/\r\n|\r|\n/).length - Number(/(^|[\r\n])$/.test(source));
+    total.words += source.split(/[ \t\n\r\x0b\f]+/).filter(Boolean).length;
+  }
+  return total;
+}
+
+test('a cold visitor: the swarm runs to its end, its totals are right, they outlive a reload, and the export is a whole database', options, async () => {
+  const page = await visit();
+  assert.equal(await text(page, 'role'), 'writer');
+  assert.equal(await text(page, 'lock'), 'this tab');
+  assert.equal(await text(page, 'offline'), 'ready');
+  await page.click('#start');
+  await title(page, 'Indexing');
+  await page.click('#agents tr:first-child button'); // the first agent is killed in the middle of its work
+  await page.waitForFunction(() => document.querySelector('#agents tr th')?.textContent === 'indexer-2');
+  await page.selectOption('#pace', '0');
+  await title(page, 'Indexed');
+
+  const counted = recount((await unzipped(`${server.url}/sample.zip`)).values());
+  const shown = await terms(page, 'totals');
+  assert.deepEqual({ files: Number(shown.files), lines: Number(shown.lines), words: Number(shown.words) }, counted);
+  assert.match(await text(page, 'verdict'), /^The swarm and the recount agree/);
+  assert.equal(await count(page, 'retries'), 1);
+  await stored(page);
+
+  const before = [await terms(page, 'counts'), shown];
+  await page.reload();
+  await ready(page);
+  await title(page, 'Indexed');
+  assert.deepEqual([await terms(page, 'counts'), await terms(page, 'totals')], before);
+
+  const found = native(LOOK, await exported(page, 'whole.sqlite'));
+  const expected = { integrity: 'ok', foreign: [], check: [], ended: true, audit: [], ...counted };
+  assert.deepEqual(found, { ...expected, tasks: Number(before[0].tasks), events: Number(before[0].events) });
+});
+
+test('a reload in the middle of a run: it goes on by itself, and every file is indexed once', options, async () => {
+  const page = await visit();
+  await page.selectOption('#pace', '0.1');
+  await page.click('#start');
+  await title(page, 'Indexing');
+  await page.waitForFunction(() => Number(document.getElementById('indexed').textContent) >= 10);
+  await page.reload();
+  await ready(page);
+  await title(page, 'Indexing');
+  await page.selectOption('#pace', '0');
+  await title(page, 'Indexed');
+  assert.match(await text(page, 'effort'), /in 2 sessions/);
+  await stored(page);
+  assert.deepEqual(native(LOOK, await exported(page, 'resumed.sqlite')).audit, []);
+});
+
+test('a native database, imported: its content is there, and what it replaces is asked about', options, async () => {
+  const path = join(directory, 'native.db');
+  native(MAKE, path);
+  const page = await visit();
+  await page.setInputFiles('#database', path);
+  await page.click('#sure button[value=yes]');
+  await page.waitForFunction(() => document.querySelector('#counts > div:nth-child(2) dd').textContent === '7');
+  const { agents, tasks, events, messages } = await terms(page, 'counts');
+  assert.deepEqual({ agents, tasks, events, messages }, { agents: '1', tasks: '7', events: '2', messages: '1' });
+  assert.match(await text(page, 'events'), /made\.there.*made\.here.*natively/s);
+  await page.reload();
+  await ready(page);
+  assert.equal((await terms(page, 'counts')).tasks, '7');
+
+  await page.setInputFiles('#database', { name: 'not.sqlite', mimeType: 'application/octet-stream', buffer: Buffer.from('this is no database') });
+  await page.click('#sure button[value=yes]');
+  await page.waitForSelector('#trouble:not([hidden])');
+  assert.match(await text(page, 'trouble'), /not a SQLite database/i);
+  assert.equal((await terms(page, 'counts')).tasks, '7'); // what was there still is
+  await page.click('#forget');
+  await page.click('#sure button[value=yes]');
+  await page.waitForFunction(() => document.querySelector('#counts > div:nth-child(2) dd').textContent === '0');
+});
+
+test('files of the visitor: dropped ones are indexed, and are still there after a reload', options, async () => {
+  const page = await visit();
+  const files = [
+    { name: 'one.py', mimeType: 'text/x-python', buffer: Buffer.from('import os\n\n\ndef one():\n    return os\n') },
+    { name: 'two.py', mimeType: 'text/x-python', buffer: Buffer.from('class Two:\n    pass\n') },
+  ];
+  await page.setInputFiles('#files', files);
+  await page.waitForFunction(() => document.getElementById('tree').selectedOptions[0].textContent.endsWith('(2 files)'));
+  await page.click('#start');
+  await title(page, 'Indexed');
+  const { files: indexed, lines, functions, classes, imports } = await terms(page, 'totals');
+  assert.deepEqual({ indexed, lines, functions, classes, imports }, { indexed: '2', lines: '7', functions: '1', classes: '1', imports: '1' });
+  await page.reload();
+  await ready(page);
+  assert.match(await page.$eval('#tree', select => select.selectedOptions[0].textContent), /\(2 files\)$/);
+});
+
+test('two tabs: the second follows, takes over by asking, and takes the place of a tab that closes', options, async () => {
+  const first = await visit();
+  const second = await visit();
+  assert.equal(await text(second, 'role'), 'follower, read only');
+  assert.equal(await text(second, 'lock'), 'another tab');
+  assert.equal(await second.isDisabled('#start'), true);
+  await first.click('#start');
+  await title(second, 'Another tab is indexing');
+  await title(first, 'Indexed');
+  await title(second, 'Indexed'); // it has followed
+  await stored(first);
+
+  await second.click('#take-over');
+  await second.waitForFunction(() => document.getElementById('role').textContent === 'writer');
+  await first.waitForFunction(() => document.getElementById('role').textContent === 'follower, read only');
+  await second.click('#start');
+  await title(second, 'Indexed');
+  await stored(second);
+  const before = await terms(second, 'counts');
+
+  await second.close();
+  await first.waitForFunction(() => document.getElementById('role').textContent === 'writer');
+  await first.waitForFunction(tasks => document.querySelector('#counts > div:nth-child(2) dd').textContent.replaceAll(',', '') === tasks, before.tasks);
+});
+
+test('without a network the page opens again, with what was stored', options, async () => {
+  const page = await visit();
+  const before = await terms(page, 'counts');
+  assert.ok(Number(before.tasks) > 0);
+  const { url } = server;
+  await server.close();
+  try {
+    await page.goto(`${url}/`);
+    await ready(page);
+    assert.deepEqual(await terms(page, 'counts'), before);
+    await page.click('#start');
+    await title(page, 'Indexed');
+  } finally {
+    server = null;
+  }
+  complaints = complaints.filter(each => !/service-worker\.js|ERR_CONNECTION_REFUSED|Failed to update a ServiceWorker/.test(each)); // the browser looked for a newer one
+});

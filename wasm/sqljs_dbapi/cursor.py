@@ -1,0 +1,502 @@
+"""Cursors: statements are executed and their rows fetched here."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from struct import error as struct_error
+from typing import TYPE_CHECKING, Any, Self
+
+from sqljs_dbapi import adaptation
+from sqljs_dbapi.codes import SQLITE_DONE, SQLITE_ROW
+from sqljs_dbapi.errors import OperationalError, ProgrammingError, from_code
+from sqljs_dbapi.sql import is_blank
+from sqljs_dbapi.statements import Description, Statement, prepare
+from sqljs_dbapi.wire import HEADER, TAGS, decode_columns, decode_rows, encode_columns, encode_row
+
+if TYPE_CHECKING:
+    from sqljs_dbapi.connection import Connection
+
+FIRST_ROWS = 16  # read by execute itself: most results end there, and their locks with them
+MOST_ROWS = 4096  # read by one call
+BATCH_ROWS = 2048  # sent by one call of executemany
+PARSE_DECLTYPES = 1
+PARSE_COLNAMES = 2
+
+unpack_header = HEADER.unpack_from
+ROWS_AT = HEADER.size  # and after the error message, if there is one
+
+RowFactory = Callable[["Cursor", tuple[Any, ...]], Any]
+
+
+class _Text(bytes):
+    """A text as it came, for a `text_factory` or an error when its row is fetched."""
+
+
+class Cursor:
+    """Executes statements on a connection and fetches what they give. Made by `Connection.cursor`."""
+
+    connection: "Connection"
+    description: Description | None = None
+    """Seven values for each column of the result: its name and six times None."""
+    rowcount: int = -1
+    """Rows changed by INSERT, UPDATE, DELETE or REPLACE; -1 for others."""
+    lastrowid: int | None = None
+    row_factory: RowFactory | None = None
+    arraysize: int = 1
+    """Rows that `fetchmany` fetches if not told."""
+
+    _unusable = True  # for now or for ever: `_check` says why
+    _initialized = False
+    _closed = False
+    _statement: Statement | None = None  # with more rows to come
+    _text = ""
+    _rows: list[Any] = []  # noqa: RUF012 - replaced, never changed
+    _next = 0
+    _raw = False  # texts come as bytes, and are turned into values when their row is fetched
+    _converters: list[Callable[[bytes], Any] | None] | None = None
+
+    def __init__(self, connection: "Connection", /) -> None:
+        if not isinstance(connection, connection_type):
+            raise TypeError(f"Cursor() argument 1 must be sqljs_dbapi.Connection, not {type(connection).__name__}")
+        self.connection = connection
+        if not connection._db:
+            connection._check()
+        self._initialized = True
+        self._unusable = False
+
+    # --- executing -------------------------------------------------------------------------------------------------------
+
+    def execute(self, sql: str, parameters: Any = (), /) -> Self:
+        """Execute one statement, with a sequence of parameters for question marks or a mapping for names."""
+        connection = self.connection
+        if self._unusable or not connection._db:
+            self._check()
+        if self._statement is not None:
+            self._release()
+        self._unusable = True
+        statement: Statement | None = None
+        try:
+            statement = connection._idle.pop(sql, None) if type(sql) is str else None
+            if statement is None and (statement := connection._prepare(sql)) is None:
+                self._forget()
+                return self
+            if connection._path is not None:
+                connection._guard(statement)
+            if connection._begins is not None and statement.is_dml and not connection._in_transaction:
+                connection._run_alone(connection._begins)
+            if connection._trace is not None:
+                connection._trace(statement, parameters)
+            if statement.count or parameters:
+                self._encode(statement, parameters)
+            self._text = sql
+            self.lastrowid = self._take(statement, connection._run(statement.pointer, statement.count, FIRST_ROWS))
+        except BaseException:
+            self._forget()
+            if statement is not None and connection._db:
+                connection._engine.reset(statement.pointer)
+                connection._give_back(sql, statement)
+            raise
+        finally:
+            self._unusable = False
+        return self
+
+    def executemany(self, sql: str, parameters: Iterable[Any], /) -> Self:
+        """Execute a statement that changes something once for each of the parameters. Rows that it gives are discarded."""
+        if self._unusable or not self.connection._db:
+            self._check()
+        self._unusable = True
+        try:
+            if self._statement is not None:
+                self._release()
+            self._forget()
+            rows = iter(parameters)
+            statement = self.connection._prepare(sql)
+            if statement is None:
+                return self
+            try:
+                if not statement.modifies:
+                    raise ProgrammingError("executemany() can only execute DML statements.")
+                connection = self.connection
+                if connection._path is not None:
+                    connection._guard(statement)
+                if connection._begins is not None and statement.is_dml and not connection._in_transaction:
+                    connection._run_alone(connection._begins)
+                total = self._execute_batches(statement, rows)
+            finally:
+                self.connection._give_back(sql, statement)
+            if statement.is_dml:
+                self.rowcount = total
+        finally:
+            self._unusable = False
+        return self
+
+    def executescript(self, script: str, /) -> Self:
+        """Execute several statements. A transaction that is open is committed first, unless `autocommit` is set."""
+        if self._unusable or not self.connection._db:
+            self._check()
+        if not isinstance(script, str):
+            raise TypeError(f"executescript() argument must be str, not {type(script).__name__}")
+        if "\0" in script:
+            raise ValueError("embedded null character")
+        connection = self.connection
+        if connection._in_transaction and connection._is_legacy:
+            connection._run_alone("COMMIT")
+        engine = self.connection._engine
+        rest = script
+        while rest and not is_blank(rest):
+            statement, rest = prepare(engine, connection._db, rest)
+            if statement is None:
+                continue
+            try:
+                if connection._path is not None:
+                    connection._guard(statement)
+                if connection._trace is not None:
+                    connection._trace(statement, ())
+                size = engine.run(statement.pointer, 0, MOST_ROWS)
+                while connection._settle(size)[0] == SQLITE_ROW:
+                    size = engine.more(statement.pointer, MOST_ROWS)
+            finally:
+                engine.finalize(statement.pointer)
+        return self
+
+    def _forget(self) -> None:
+        """Have no result any more."""
+        self._rows = []
+        self._next = 0
+        self._raw = False
+        self.description = None
+        self.rowcount = -1
+
+    def _encode(self, statement: Statement, parameters: Any) -> None:
+        if type(parameters) is not tuple or len(parameters) != statement.count or statement.named:
+            parameters = self._values(statement, parameters)
+        if not adaptation.builtin:
+            try:
+                encode_row(parameters, self.connection._buffers)
+                return
+            except KeyError:
+                pass
+        encode_row(adaptation.bindable(parameters, statement.names), self.connection._buffers)
+
+    def _values(self, statement: Statement, parameters: Any) -> Sequence[Any]:
+        """The parameters in the order of their numbers."""
+        if type(parameters) is tuple or type(parameters) is list:
+            values = parameters
+        elif isinstance(parameters, dict) or not (hasattr(parameters, "__getitem__") and hasattr(parameters, "__len__")) or hasattr(parameters, "keys"):
+            return self._named_values(statement, parameters)
+        else:
+            values = [parameters[index] for index in range(len(parameters))]
+        if len(values) != statement.count:
+            raise ProgrammingError(
+                f"Incorrect number of bindings supplied. The current statement uses {statement.count}, and there are {len(values)} supplied."
+            )
+        if statement.named:
+            raise_for_names(statement)
+        return values
+
+    def _named_values(self, statement: Statement, parameters: Any) -> Sequence[Any]:
+        if not hasattr(parameters, "__getitem__"):
+            raise ProgrammingError("parameters are of unsupported type")
+        values = []
+        for number, name in enumerate(statement.names, 1):
+            if name is None:
+                raise ProgrammingError(f"Binding {number} has no name, but you supplied a dictionary (which has only names).")
+            try:
+                values.append(parameters[name[1:]])
+            except LookupError:
+                raise ProgrammingError(f"You did not supply a value for binding parameter :{name[1:]}.") from None
+        return values
+
+    def _execute_batches(self, statement: Statement, rows: Iterator[Any]) -> int:
+        total = 0
+        tuples = not statement.named and not adaptation.builtin
+        while True:
+            batch, stopped = _some(rows)
+            if batch:
+                total += self._execute_batch(statement, batch, tuples)
+            if stopped is not None:
+                raise stopped
+            if len(batch) < BATCH_ROWS:
+                return total
+
+    def _execute_batch(self, statement: Statement, batch: list[Any], tuples: bool) -> int:
+        engine = self.connection._engine
+        connection = self.connection
+        count = statement.count
+        refused: Exception | None = None
+        if count == 0 or connection._trace is not None:
+            return sum(self._execute_one(statement, parameters) for parameters in batch)
+        if not (tuples and all(type(row) is tuple and len(row) == count for row in batch)):
+            ordered: list[Sequence[Any]] = []
+            try:
+                for row in batch:
+                    values = self._values(statement, row)
+                    ordered.append(adaptation.bindable(values, statement.names) if not tuples or not _travels(values) else values)
+            except Exception as error:  # noqa: BLE001 - the rows before it are executed first
+                refused = error
+            batch = ordered
+        done = 0
+        if batch:
+            try:
+                length = encode_columns(batch, engine.buffers)
+            except (KeyError, OverflowError, UnicodeEncodeError, BufferError, struct_error):
+                return sum(self._execute_one(statement, parameters) for parameters in batch)
+            done = connection._settle(engine.batch(statement.pointer, len(batch), count, length))[2]
+        if refused is not None:
+            raise refused
+        return done
+
+    def _execute_one(self, statement: Statement, parameters: Any) -> int:
+        """Execute once and discard the rows."""
+        connection = self.connection
+        engine = self.connection._engine
+        if statement.count or parameters:
+            self._encode(statement, parameters)
+        size = engine.run(statement.pointer, statement.count, MOST_ROWS)
+        if connection._trace is not None:
+            connection._trace(statement, parameters)
+        while (settled := connection._settle(size))[0] == SQLITE_ROW:
+            size = engine.more(statement.pointer, MOST_ROWS)
+        return settled[2]
+
+    # --- results ---------------------------------------------------------------------------------------------------------
+
+    def _take(self, statement: Statement, size: int) -> int:
+        """Take the answer of the engine: rows, and whether there are more to come. Gives the row id inserted last."""
+        connection = self.connection
+        buffers = connection._buffers
+        if size > len(buffers.to_python):
+            connection._engine.drain(size)
+        buffer = buffers.to_python
+        code, rows, changes, connection._in_transaction, by_row, rowid, message = unpack_header(buffer)
+        if not rows:
+            self._rows = []
+        elif connection._plain and by_row:
+            try:
+                self._rows = decode_rows(buffer, ROWS_AT + message, rows, len(statement.columns), None)
+            except UnicodeDecodeError:
+                self._rows = self._decode(statement, buffer, ROWS_AT + message, rows, by_row)
+        else:
+            self._rows = self._decode(statement, buffer, ROWS_AT + message, rows, by_row)
+        self._next = 0
+        self.description = statement.description
+        if code == SQLITE_DONE:
+            self._statement = None
+            self.rowcount = changes if statement.is_dml else -1
+            connection._give_back(self._text, statement)
+            if connection._path is not None and not connection._in_transaction:
+                connection._committed(statement)
+        elif code == SQLITE_ROW:
+            self._statement = statement
+            self.rowcount = 0 if statement.is_dml else -1
+        else:
+            self._fail(statement, code, buffer[ROWS_AT : ROWS_AT + message].decode(errors="replace"))
+        return rowid
+
+    def _fail(self, statement: Statement, code: int, message: str) -> None:
+        """A statement ended with an error, maybe after rows that it gave.
+
+        Like sqlite3, which is always one row ahead, the last of them is lost.
+        """
+        self._statement = None
+        self.connection._give_back(self._text, statement)
+        error = from_code(code, message)
+        if len(self._rows) < 2:
+            self._rows = []
+            raise error
+        self._rows[-1] = error
+        self._raw = True
+
+    def _decode(self, statement: Statement, buffer: bytearray, at: int, rows: int, by_row: int) -> list[Any]:
+        """The rows, with bytes for the texts where a row is not finished before it is fetched."""
+        connection = self.connection
+        count = len(statement.columns)
+        decode = decode_rows if by_row else decode_columns
+        self._raw = not connection._plain
+        if connection._detect_types:
+            self._find_converters(statement)
+        if not self._raw:
+            try:
+                return decode(buffer, at, rows, count, None)
+            except UnicodeDecodeError:
+                self._raw = True
+        return decode(buffer, at, rows, count, _Text)
+
+    def _value(self, row: Any) -> tuple[Any, ...]:
+        """A row whose texts and converted columns are still bytes."""
+        if isinstance(row, Exception):
+            raise row
+        converters = self._converters or [None] * len(row)
+        factory = self.connection.text_factory
+        values = []
+        for index, value in enumerate(row):
+            if (converter := converters[index]) is not None:
+                values.append(converter(bytes(value)) if value else None)
+            elif type(value) is not _Text:
+                values.append(value)
+            elif factory is str:
+                values.append(self._text_of(value, index))
+            else:
+                values.append(factory(bytes(value)))
+        return tuple(values)
+
+    def _text_of(self, value: bytes, index: int) -> str:
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            name = self.description[index][0] if self.description else ""
+            shown = value.split(b"\0")[0].decode("ascii", errors="replace")
+            raise OperationalError(f"Could not decode to UTF-8 column '{name}' with text '{shown}'"[:199]) from None
+
+    def _find_converters(self, statement: Statement) -> None:
+        """Which columns are given to a converter, by what they are called or declared as."""
+        found: list[Callable[[bytes], Any] | None] = []
+        detect = self.connection._detect_types
+        for name, declared in zip(statement.columns, statement.types, strict=True):
+            converter = None
+            if detect & PARSE_COLNAMES and "[" in name and "]" in (kind := name[name.rindex("[") + 1 :]):
+                converter = adaptation.converters.get(kind.split("]")[0].upper())
+            if converter is None and detect & PARSE_DECLTYPES and declared:
+                converter = adaptation.converters.get(declared.split(" ")[0].split("(")[0].upper())
+            found.append(converter)
+        self._converters = found if any(found) else None
+
+    def _more(self) -> bool:
+        """Fetch the next rows; whether there are any."""
+        statement = self._statement
+        if statement is None:
+            return False
+        self._take_more(statement, min(4 * max(len(self._rows), FIRST_ROWS), MOST_ROWS))
+        return bool(self._rows)
+
+    def _take_more(self, statement: Statement, limit: int) -> None:
+        left = self._rows[self._next :]
+        self._unusable = True
+        try:
+            self._take(statement, self.connection._engine.more(statement.pointer, limit))
+        except Exception:
+            self._rows = left[:-1]
+            raise
+        finally:
+            self._unusable = False
+        if left:
+            self._rows[:0] = left
+
+    def fetchone(self) -> Any:
+        """The next row, or None."""
+        if self._unusable or not self.connection._db:
+            self._check()
+        index = self._next
+        rows = self._rows
+        if index + 1 >= len(rows) and self._statement is not None:
+            # the step after a row belongs to its fetching, as in sqlite3
+            self._more()
+            index, rows = self._next, self._rows
+        if index >= len(rows):
+            return None
+        self._next = index + 1
+        row: Any = rows[index]
+        if self._raw:
+            row = self._value(row)
+        return row if self.row_factory is None else self.row_factory(self, row)
+
+    def fetchmany(self, size: int | None = None) -> list[Any]:
+        """The next rows, at most `size`."""
+        if self._unusable or not self.connection._db:
+            self._check()
+        wanted = self.arraysize if size is None else size
+        return list(islice(self, wanted)) if wanted >= 0 else self.fetchall()
+
+    def fetchall(self) -> list[Any]:
+        """All rows that are left."""
+        if self._unusable or not self.connection._db:
+            self._check()
+        while self._statement is not None:
+            self._take_more(self._statement, MOST_ROWS)
+        rows: list[Any] = self._rows[self._next :] if self._next else self._rows
+        self._rows = []
+        self._next = 0
+        if self._raw:
+            rows = [self._value(row) for row in rows]
+        factory = self.row_factory
+        return rows if factory is None else [factory(self, row) for row in rows]
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        if (row := self.fetchone()) is None:
+            raise StopIteration
+        return row
+
+    # --- the rest --------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the cursor; it cannot be used any more."""
+        if self._unusable and not self._closed:
+            self._check()
+        if not self.connection._db:
+            self.connection._check()
+        if self._statement is not None:
+            self._release()
+        self._rows = []
+        self._closed = self._unusable = True
+
+    def setinputsizes(self, sizes: Any, /) -> None:
+        """Nothing: SQLite does not need it."""
+
+    def setoutputsize(self, size: Any, column: Any = None, /) -> None:
+        """Nothing: SQLite does not need it."""
+
+    def _release(self) -> None:
+        """Give up the rows still to come."""
+        statement = self._statement
+        self._statement = None
+        self._rows = []
+        self._next = 0
+        if statement is not None and self.connection._db:
+            self.connection._engine.reset(statement.pointer)
+            self.connection._give_back(self._text, statement)
+
+    def __del__(self) -> None:
+        if self._statement is not None:
+            self._release()
+
+    def _check(self) -> None:
+        if not self._initialized:
+            raise ProgrammingError("Base Cursor.__init__ not called.")
+        if self._closed:
+            raise ProgrammingError("Cannot operate on a closed cursor.")
+        if self._unusable:
+            raise ProgrammingError("Recursive use of cursors not allowed.")
+        self.connection._check()
+
+
+connection_type: type = object
+"""What a cursor can be made for: `Connection`, which is made of cursors itself."""
+
+
+def raise_for_names(statement: Statement) -> None:
+    """Refuse a sequence for parameters that have names."""
+    for number, name in enumerate(statement.names, 1):
+        if name is not None and name[0] != "?":
+            raise ProgrammingError(
+                f"Binding {number} ('{name}') is a named parameter, but you supplied a sequence which requires nameless (qmark) placeholders."
+            )
+
+
+def _some(rows: Iterator[Any]) -> tuple[list[Any], Exception | None]:
+    """The next rows, and what their iterator raised after them."""
+    batch: list[Any] = []
+    try:
+        for row in rows:
+            batch.append(row)
+            if len(batch) >= BATCH_ROWS:
+                break
+    except Exception as error:  # noqa: BLE001 - the rows before it are executed first
+        return batch, error
+    return batch, None
+
+
+def _travels(values: Sequence[Any]) -> bool:
+    return all(type(value) in TAGS for value in values)
+

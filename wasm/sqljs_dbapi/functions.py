@@ -1,0 +1,102 @@
+"""Functions and aggregates written in Python, called by SQLite."""
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from sqljs_dbapi.adaptation import bindable
+from sqljs_dbapi.codes import SQLITE_ERROR, SQLITE_NOMEM, SQLITE_TOOBIG
+from sqljs_dbapi.wire import decode_rows, encode_row
+
+if TYPE_CHECKING:
+    from sqljs_dbapi._engine import Engine
+
+Call = Callable[[int, tuple[Any, ...]], Any]
+
+
+class _Failed(Exception):
+    """A method of an aggregate raised; this says which."""
+
+
+class Callbacks:
+    """What the engine calls in Python, by number."""
+
+    def __init__(self, engine: "Engine") -> None:
+        self.engine = engine
+        self.calls: dict[int, tuple[str, Call]] = {}
+        self.tracebacks = False
+        self.message = ""
+        self.last = 0
+
+    def add(self, *calls: tuple[str, Call]) -> int:
+        """Take up calls under successive numbers, and give the first. With each comes what is said when it fails."""
+        first = self.last + 1
+        for call in calls:
+            self.last += 1
+            self.calls[self.last] = call
+        return first
+
+    def dispatch(self, number: int, instance: int, count: int, size: int) -> int:
+        """Call with the arguments in the buffer; the result goes back in the other. Gives 0, or minus a result code."""
+        buffers = self.engine.buffers
+        if size > len(buffers.to_python):
+            self.engine.drain(size)
+        self.message, call = self.calls[number]
+        try:
+            result = call(instance, decode_rows(buffers.to_python, 0, 1, count, None)[0])
+            encode_row(bindable([result], ()), buffers)
+        except BaseException as error:  # noqa: BLE001 - there is C between here and the caller: the statement fails instead
+            if self.tracebacks:
+                sys.unraisablehook(_Unraisable(error, call))
+            if isinstance(error, _Failed):
+                self.message = str(error)
+                error = error.__cause__ or error  # noqa: PLW2901
+            if isinstance(error, MemoryError):
+                return -SQLITE_NOMEM
+            if isinstance(error, OverflowError):
+                self.message = "string or blob too big"
+                return -SQLITE_TOOBIG
+            return -SQLITE_ERROR
+        return 0
+
+
+class _Unraisable:
+    """What `sys.unraisablehook` is given."""
+
+    def __init__(self, error: BaseException, where: object) -> None:
+        self.exc_type = type(error)
+        self.exc_value = error
+        self.exc_traceback = error.__traceback__
+        self.err_msg = None
+        self.object = where
+
+
+def scalar(function: Callable[..., Any]) -> tuple[str, Call]:
+    """The call of a function."""
+
+    def call(_: int, arguments: tuple[Any, ...]) -> Any:
+        return function(*arguments)
+
+    return "user-defined function raised exception", call
+
+
+def aggregate(factory: Callable[[], Any]) -> tuple[tuple[str, Call], tuple[str, Call]]:
+    """The calls that step and end an aggregate. Its objects are numbered; minus a number is one that begins."""
+    objects: dict[int, Any] = {}
+
+    def step(instance: int, arguments: tuple[Any, ...]) -> None:
+        if instance < 0:
+            instance = -instance
+            try:
+                objects[instance] = factory()
+            except Exception as error:
+                raise _Failed("user-defined aggregate's '__init__' method raised error") from error
+        if (found := objects.get(instance)) is not None:
+            found.step(*arguments)
+
+    def finalize(instance: int, _: tuple[Any, ...]) -> Any:
+        found = objects.pop(instance, None)
+        return None if found is None else found.finalize()
+
+    said = "user-defined aggregate's '{}' method raised error"
+    return (said.format("step"), step), (said.format("finalize"), finalize)

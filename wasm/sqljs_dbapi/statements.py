@@ -1,0 +1,105 @@
+"""Prepared statements: made once for each text of SQL, kept while they may be needed again."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from sqljs_dbapi import errors
+from sqljs_dbapi.sql import MODIFYING, is_blank, outline
+
+if TYPE_CHECKING:
+    from sqljs_dbapi._engine import Engine
+    from sqljs_dbapi.sql import Placeholder
+
+Description = tuple[tuple[str, None, None, None, None, None, None], ...]
+READING = frozenset({"", "SELECT", "VALUES", "WITH", "EXPLAIN", "BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE"})
+"""The verbs of statements that change nothing themselves."""
+LENGTH_LIMIT = 1_000_000_000  # bytes of one statement or value: SQLite's own
+
+
+class Statement:
+    """A prepared statement and what its text says."""
+
+    __slots__ = ("columns", "converted", "count", "description", "is_dml", "modifies", "named", "names", "placeholders", "pointer", "sql", "types", "verb")
+
+    def __init__(self, pointer: int, sql: str, columns: list[str], types: list[str | None]) -> None:
+        verb, modifies, placeholders, names = outline(sql)
+        self.pointer = pointer
+        """Its address in the engine."""
+        self.sql = sql
+        self.columns = columns
+        self.types = types
+        """The declared type of each column that is one of a table's."""
+        self.verb = verb
+        self.is_dml = verb in MODIFYING
+        """Whether it begins a transaction by itself and counts rows."""
+        self.modifies = modifies or (verb not in READING and not (verb == "PRAGMA" and "=" not in sql))
+        """Whether it may change something."""
+        self.names = names
+        """How each parameter is written; None for a question mark."""
+        self.count = len(names)
+        """How many parameters it has."""
+        self.named = any(name is not None and name[0] != "?" for name in names)
+        self.placeholders: list[Placeholder] = placeholders
+        self.description: Description | None = tuple((name, None, None, None, None, None, None) for name in columns) or None
+        self.converted: tuple[int, ...] = ()
+        """The columns read as bytes for a converter."""
+
+
+def prepare(engine: "Engine", db: int, sql: str) -> tuple[Statement | None, str]:
+    """The first statement of `sql`, None if there is none, and the text after it.
+
+    Raises ProgrammingError for a text with NUL, UnicodeEncodeError for one that UTF-8 cannot hold, or SQLite's error.
+    """
+    data = sql.encode()
+    if len(data) >= LENGTH_LIMIT:
+        raise errors.DataError("query string is too large")
+    if b"\0" in data:
+        raise errors.ProgrammingError("the query contains a null character")
+    buffer = engine.buffers.reserve(len(data) + 1)
+    buffer[: len(data) + 1] = data + b"\0"
+    answer: dict[str, Any] = json.loads(engine.prepare(db, len(data)))
+    if "code" in answer:
+        errors.raise_code(answer["code"], answer["message"])
+    tail = answer["tail"]
+    if tail == len(data):
+        first, rest = sql, ""
+    else:
+        first, rest = data[:tail].decode(), data[tail:].decode()
+    if not answer["pointer"]:
+        return None, rest
+    return Statement(answer["pointer"], first, answer["names"], answer["types"]), rest
+
+
+def prepare_only(engine: "Engine", db: int, sql: str) -> Statement | None:
+    """The one statement of `sql`, None if there is none.
+
+    Raises ProgrammingError when there are several, and as `prepare` does.
+    """
+    statement, rest = prepare(engine, db, sql)
+    if not is_blank(rest):
+        if statement is not None:
+            engine.finalize(statement.pointer)
+        raise errors.ProgrammingError("You can only execute one statement at a time.")
+    return statement
+
+
+class StatementCache:
+    """The idle statements of a connection, by their text; the one unused for longest goes first.
+
+    A statement is taken out while it runs, so that it is never used twice at the same time.
+    """
+
+    def __init__(self, engine: "Engine", capacity: int) -> None:
+        self.engine = engine
+        self.capacity = max(capacity, 1)
+        self.idle: dict[str, Statement] = {}
+
+    def make_room(self) -> None:
+        """Finalize what was unused for longest, before another statement is prepared."""
+        while len(self.idle) >= self.capacity:
+            self.engine.finalize(self.idle.pop(next(iter(self.idle))).pointer)
+
+    def give_back(self, text: str, statement: Statement) -> None:
+        """Keep a statement that has been reset."""
+        if self.idle.setdefault(text, statement) is not statement:
+            self.engine.finalize(statement.pointer)

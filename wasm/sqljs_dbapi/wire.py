@@ -1,0 +1,307 @@
+"""How values travel between Python and SQLite: two buffers of bytes, which `js/driver.mjs` reads and writes at the other end.
+
+A row is `tag u8 × n · slot 8 bytes × n · bytes of the texts and blobs`: what its tags are is known before, so a row is packed by
+one `struct` call. Many rows go column by column, because a whole column of one type is packed by one call, and the texts of a column
+are split at the NULs behind them. A slot holds an int64, a float64 or the length of a text or blob. Everything is little-endian.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from struct import Struct, pack, unpack_from
+from struct import error as struct_error
+from typing import Any
+
+INTEGER, FLOAT, TEXT, BLOB, NULL, MIXED, CUT_TEXT = range(1, 8)
+TAGS: dict[type, int] = {int: INTEGER, bool: INTEGER, float: FLOAT, str: TEXT, bytes: BLOB, bytearray: BLOB, memoryview: BLOB, type(None): NULL}
+"""The types that travel as they are. Others are adapted first."""
+SLOTS = {INTEGER: "q", FLOAT: "d", TEXT: "q", BLOB: "q", NULL: "8x"}
+
+HEADER = Struct("<iIi??2xqI4x")
+"""What came of a call: result code, rows, changes, in a transaction, row by row, last row id, bytes of the error message."""
+
+Row = tuple[Any, ...]
+TextFactory = Callable[[bytes], Any]
+
+
+class Buffers:
+    """The two buffers. They only grow; `attach` tells the engine where they are after that."""
+
+    def __init__(self, attach: Callable[[bytearray, bytearray], None]) -> None:
+        self.attach = attach
+        self.to_engine = bytearray(1 << 19)  # room for the slots of one row, which has at most 32 766 values
+        self.to_python = bytearray(1 << 18)
+        attach(self.to_engine, self.to_python)
+
+    def reserve(self, size: int) -> bytearray:
+        """The buffer to the engine, with room for `size` bytes."""
+        if size > len(self.to_engine):
+            self.to_engine = bytearray(2 * size)
+            self.attach(self.to_engine, self.to_python)
+        return self.to_engine
+
+    def reserve_back(self, size: int) -> None:
+        """Make room for `size` bytes from the engine."""
+        self.to_python = bytearray(2 * size)
+        self.attach(self.to_engine, self.to_python)
+
+
+class _RowLayout:
+    """How rows whose values have these tags are packed."""
+
+    __slots__ = ("blobs", "head", "nulls", "pack", "size", "unpack")
+
+    def __init__(self, tags: bytes) -> None:
+        slots = Struct("<" + "".join(SLOTS[tag] for tag in tags))
+        head = Struct(f"<{len(tags)}s{slots.format[1:]}")
+        self.head = tags
+        self.size = head.size
+        self.pack = head.pack_into
+        self.unpack = slots.unpack_from
+        self.nulls = [index for index, tag in enumerate(tags) if tag == NULL]
+        self.blobs = [index for index, tag in enumerate(tags) if tag in {TEXT, BLOB}]  # and texts: what comes after the slots
+
+
+_BY_TYPES: dict[tuple[type, ...], _RowLayout] = {}
+_BY_TAGS: dict[bytes, _RowLayout] = {}
+_LIMIT = 4096  # layouts kept; a program that has more kinds of rows builds some again
+
+
+def _layout(tags: bytes) -> _RowLayout:
+    if (found := _BY_TAGS.get(tags)) is None:
+        if len(_BY_TAGS) > _LIMIT:
+            _BY_TAGS.clear()
+            _BY_TYPES.clear()
+        found = _BY_TAGS[tags] = _RowLayout(tags)
+    return found
+
+
+def encode_row(values: Sequence[Any], buffers: Buffers) -> None:
+    """Write one row for the engine.
+
+    Raises KeyError for a type that does not travel, OverflowError for an int beyond 64 bits, UnicodeEncodeError for a text that
+    UTF-8 cannot hold.
+    """
+    types = tuple(map(type, values))
+    layout = _BY_TYPES.get(types)
+    if layout is None:
+        layout = _BY_TYPES[types] = _layout(bytes([TAGS[one] for one in types]))
+    try:
+        if not layout.blobs:
+            if layout.nulls:
+                values = [value for value in values if value is not None]
+            layout.pack(buffers.to_engine, 0, layout.head, *values)
+            return
+        slots = list(values)
+        parts = []
+        for index in layout.blobs:
+            value = slots[index]
+            part = value.encode() if type(value) is str else value if type(value) is bytes else _bytes(value)
+            parts.append(part)
+            slots[index] = len(part)
+        tail = b"".join(parts)
+        if layout.nulls:
+            slots = [value for value in slots if value is not None]
+        size = layout.size
+        end = size + len(tail)
+        buffer = buffers.to_engine if end <= len(buffers.to_engine) else buffers.reserve(end)
+        layout.pack(buffer, 0, layout.head, *slots)
+        buffer[size:end] = tail
+    except struct_error as error:
+        raise OverflowError("Python int too large to convert to SQLite INTEGER") from error
+
+
+def _bytes(value: bytearray | memoryview) -> bytes:
+    if isinstance(value, memoryview) and not value.c_contiguous:
+        raise BufferError("memoryview: underlying buffer is not C-contiguous")
+    return bytes(value)
+
+
+def decode_rows(buffer: bytearray, at: int, rows: int, count: int, text: TextFactory | None) -> list[Row]:
+    """Read `rows` rows of `count` values. `text` makes the value of a text from its bytes; None is str."""
+    found: list[Row] = []
+    for _ in range(rows):
+        tags = bytes(buffer[at : at + count])
+        layout = _BY_TAGS.get(tags) or _layout(tags)
+        values = layout.unpack(buffer, at + count)
+        at += layout.size
+        if layout.blobs or layout.nulls:
+            slots: list[Any] = list(values)
+            for index in layout.nulls:
+                slots.insert(index, None)
+            for index in layout.blobs:
+                end = at + slots[index]
+                if tags[index] == BLOB:
+                    slots[index] = bytes(buffer[at:end])
+                elif text is None:
+                    slots[index] = buffer[at:end].decode()
+                else:
+                    slots[index] = text(bytes(buffer[at:end]))
+                at = end
+            values = tuple(slots)
+        found.append(values)
+    return found
+
+
+def decode_columns(buffer: bytearray, at: int, rows: int, count: int, text: TextFactory | None) -> list[Row]:
+    """Read `rows` rows of `count` values that lie column by column."""
+    columns: list[Sequence[Any]] = []
+    for _ in range(count):
+        kind, nulls = unpack_from("<BI", buffer, at)
+        at += 5
+        missing: Sequence[int] = ()
+        if nulls:
+            missing = unpack_from(f"<{nulls}I", buffer, at)
+            at += 4 * nulls
+        column: Sequence[Any]
+        if kind == INTEGER:
+            column = unpack_from(f"<{rows}q", buffer, at)
+            at += 8 * rows
+        elif kind == FLOAT:
+            column = unpack_from(f"<{rows}d", buffer, at)
+            at += 8 * rows
+        elif kind == NULL:
+            column = (None,) * rows
+        elif kind == MIXED:
+            column, at = _decode_mixed(buffer, at, rows, text)
+        else:
+            lengths: Sequence[int] = ()
+            if kind != TEXT:
+                lengths = unpack_from(f"<{rows}I", buffer, at)
+                at += 4 * rows
+            (size,) = unpack_from("<I", buffer, at)
+            at += 4
+            data = bytes(buffer[at : at + size])
+            at += size
+            if kind == TEXT:
+                column = data.decode().split("\0") if text is None else [text(piece) for piece in data.split(b"\0")]
+                column.pop()
+                if missing:
+                    column, missing = _spread(column, missing, rows), ()
+            else:
+                column = _cut(data, lengths, kind, text)
+        if missing:
+            column = list(column)
+            for index in missing:
+                column[index] = None
+        columns.append(column)
+    return list(zip(*columns, strict=True))
+
+
+def _spread(values: Sequence[Any], missing: Sequence[int], rows: int) -> list[Any]:
+    """The values of a column, with None where they are missing."""
+    present = bytearray(b"\1") * rows
+    for index in missing:
+        present[index] = 0
+    following = iter(values)
+    return [next(following) if there else None for there in present]
+
+
+def _cut(data: bytes, lengths: Sequence[int], kind: int, text: TextFactory | None) -> list[Any]:
+    """Texts of which one has a NUL, each with another one behind it, or blobs."""
+    found = []
+    start = 0
+    for length in lengths:
+        piece = data[start : start + length]
+        found.append(piece if kind == BLOB else piece.decode() if text is None else text(piece))
+        start += length + (kind == CUT_TEXT)
+    return found
+
+
+def _decode_mixed(buffer: bytearray, at: int, rows: int, text: TextFactory | None) -> tuple[list[Any], int]:
+    tags = buffer[at : at + rows]
+    slot = at + rows
+    at = slot + 8 * rows + 4
+    column: list[Any] = []
+    for tag in tags:
+        if tag == NULL:
+            column.append(None)
+        elif tag == FLOAT:
+            column.append(unpack_from("<d", buffer, slot)[0])
+        else:
+            (number,) = unpack_from("<q", buffer, slot)
+            if tag == INTEGER:
+                column.append(number)
+            else:
+                data = bytes(buffer[at : at + number])
+                column.append(data if tag == BLOB else data.decode() if text is None else text(data))
+                at += number + (tag == TEXT)
+        slot += 8
+    return column, at
+
+
+def encode_columns(rows: Sequence[Sequence[Any]], buffers: Buffers) -> int:
+    """Write many rows of equal length for the engine, column by column; gives the number of bytes.
+
+    Raises as `encode_row` does.
+    """
+    parts: list[bytes] = []
+    try:
+        for column in zip(*rows, strict=True):
+            parts.extend(_encode_column(column))
+    except struct_error as error:
+        raise OverflowError("Python int too large to convert to SQLite INTEGER") from error
+    data = b"".join(parts)
+    buffers.reserve(len(data))[: len(data)] = data
+    return len(data)
+
+
+def _encode_column(column: Sequence[Any]) -> Iterator[bytes]:
+    count = len(column)
+    kinds = {TAGS[one] for one in set(map(type, column))}
+    missing: list[int] = []
+    if NULL in kinds and len(kinds) == 2:
+        kinds.discard(NULL)
+        missing = [index for index, value in enumerate(column) if value is None]
+    kind = kinds.pop() if len(kinds) == 1 else MIXED
+    if kind == MIXED:
+        yield from _encode_mixed(column)
+        return
+    texts = ""
+    if kind == TEXT:
+        present = [value for value in column if value is not None] if missing else column
+        texts = "\0".join(present) + "\0"
+        if texts.count("\0") != len(present):
+            kind = CUT_TEXT
+    elif missing:
+        filler = {INTEGER: 0, FLOAT: 0.0, BLOB: b""}[kind]
+        column = [filler if value is None else value for value in column]
+    yield pack("<BI", kind, len(missing)) + pack(f"<{len(missing)}I", *missing)
+    if kind == TEXT:
+        data = texts.encode()
+        yield pack("<I", len(data)) + data
+    elif kind == INTEGER:
+        yield pack(f"<{count}q", *column)
+    elif kind == FLOAT:
+        yield pack(f"<{count}d", *column)
+    elif kind == CUT_TEXT:
+        yield from _joined(["" if value is None else value for value in column], kind, count)
+    elif kind != NULL:
+        yield from _joined(column, kind, count)
+
+
+def _joined(column: Sequence[Any], kind: int, count: int) -> Iterable[bytes]:
+    pieces = [value.encode() for value in column] if kind == CUT_TEXT else [value if type(value) is bytes else _bytes(value) for value in column]
+    data = b"".join(piece + b"\0" for piece in pieces) if kind == CUT_TEXT else b"".join(pieces)
+    return pack(f"<{count}I", *map(len, pieces)), pack("<I", len(data)), data
+
+
+def _encode_mixed(column: Sequence[Any]) -> Iterator[bytes]:
+    tags = bytes([TAGS[type(value)] for value in column])
+    slots = []
+    pieces = []
+    for tag, value in zip(tags, column, strict=True):
+        if tag == INTEGER:
+            slots.append(pack("<q", value))
+        elif tag == FLOAT:
+            slots.append(pack("<d", value))
+        elif tag == NULL:
+            slots.append(b"\0" * 8)
+        else:
+            piece = value.encode() if tag == TEXT else value if type(value) is bytes else _bytes(value)
+            pieces.append(piece + b"\0" if tag == TEXT else piece)
+            slots.append(pack("<q", len(piece)))
+    data = b"".join(pieces)
+    yield pack("<BI", MIXED, 0)
+    yield tags
+    yield b"".join(slots)
+    yield pack("<I", len(data))
+    yield data

@@ -1,0 +1,241 @@
+"""Databases that outlive their connections: in IndexedDB in a browser, in a file on Node; the same tests for both."""
+
+import asyncio
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("pyodide", reason="runs inside Pyodide")
+
+import sqljs_dbapi
+from pyodide.code import run_js
+from pyodide.ffi import can_run_sync, to_js
+from sqljs_dbapi import storage
+from sqljs_dbapi.storage import StorageError
+
+ON_NODE: bool = run_js("globalThis.process?.release?.name === 'node'")
+browser_only = pytest.mark.skipif(ON_NODE, reason="files are not encrypted")
+
+
+@pytest.fixture
+def name() -> Iterator[str]:
+    """Of a database that does not exist yet."""
+    if not ON_NODE:
+        yield f"test-{run_js('crypto.randomUUID()')}"
+        return
+    fs, path = (run_js(f"process.getBuiltinModule('{module}')") for module in ("fs", "path"))
+    directory = fs.mkdtempSync(path.join(run_js("process.getBuiltinModule('os')").tmpdir(), "storage-"))
+    yield path.join(directory, "test.db")
+    fs.rmSync(directory, storage._object(recursive=True, force=True))
+
+
+async def filled(name: str, rows: int = 1, **options: Any) -> tuple[storage.Database, sqljs_dbapi.Connection]:
+    database = await sqljs_dbapi.open(name, **options)
+    connection = sqljs_dbapi.connect(name)
+    connection.execute("CREATE TABLE t(i INTEGER PRIMARY KEY)")
+    connection.executemany("INSERT INTO t VALUES (?)", [(i,) for i in range(rows)])
+    connection.commit()
+    return database, connection
+
+
+async def count(name: str, **options: Any) -> int:
+    database = await sqljs_dbapi.open(name, **options)
+    try:
+        (rows,) = sqljs_dbapi.connect(name).execute("SELECT count(*) FROM t").fetchone()
+        return int(rows)
+    finally:
+        await database.close()
+
+
+async def writer_elsewhere(name: str, mode: str = "wait") -> Any:
+    """The store of another tab or process, as far as locks and fences can tell."""
+    await storage.prepare()
+    return await storage._modules["store"].openStore(name, storage._object(mode=mode))
+
+
+def image(rows: int) -> bytes:
+    connection = sqlite3.connect(":memory:")
+    connection.execute("CREATE TABLE t(i INTEGER PRIMARY KEY)")
+    connection.executemany("INSERT INTO t VALUES (?)", [(i,) for i in range(rows)])
+    connection.commit()
+    return connection.serialize()
+
+
+async def test_what_was_committed_is_there_again(name: str) -> None:
+    database, connection = await filled(name, 5)
+    connection.execute("INSERT INTO t VALUES (99)")  # not committed
+    connection.close()
+    await database.close()
+    assert await count(name) == 5
+    assert await count(name) == 5
+
+
+async def test_the_interval_stores_by_itself_and_status_tells(name: str) -> None:
+    database, connection = await filled(name, sync_interval=0.2)
+    status = database.status()
+    assert (status.pending_commits > 0, status.mode, status.capture) == (True, "writer", "capture")
+    await asyncio.sleep(0.4)
+    status = database.status()
+    assert (status.pending_commits, status.lag, status.failure) == (0, 0, None)
+    assert status.last_flush is not None and status.generation > 0 and status.size > 0
+    connection.close()
+    await database.close()
+    assert database.status().mode == "closed"
+
+
+async def test_flush_waits_for_everything_before_it(name: str) -> None:
+    database, connection = await filled(name, sync_interval=60)
+    for i in range(100, 120):
+        connection.execute("INSERT INTO t VALUES (?)", (i,))
+        connection.commit()
+        await database.flush()
+        assert database.status().pending_commits == 0
+    await database.close()
+
+
+async def test_durability_commit_returns_when_it_is_stored(name: str) -> None:
+    if not (can_run_sync() or ON_NODE):
+        pytest.skip("Python cannot wait for JavaScript here")
+    database, connection = await filled(name, durability="commit")
+    for i in range(100, 120):
+        connection.execute("INSERT INTO t VALUES (?)", (i,))
+        connection.commit()
+        assert database.status().pending_commits == 0
+    await database.close()
+    assert await count(name) == 21
+
+
+async def test_flush_now(name: str) -> None:
+    database, _ = await filled(name, sync_interval=60)
+    if can_run_sync() or ON_NODE:
+        database.flush_now()
+        assert database.status().pending_commits == 0
+    else:
+        with pytest.raises(sqljs_dbapi.NotSupportedError, match="await"):
+            database.flush_now()
+    await database.close()
+
+
+async def test_opened_twice_is_one_database_that_the_last_close_ends(name: str) -> None:
+    first, second = await asyncio.gather(sqljs_dbapi.open(name), sqljs_dbapi.open(name))
+    assert first is second
+    await first.close()
+    connection = sqljs_dbapi.connect(name)
+    connection.execute("CREATE TABLE t(i)")
+    await second.close()
+    with pytest.raises(sqljs_dbapi.ProgrammingError, match="closed"):
+        connection.execute("SELECT * FROM t")
+    with pytest.raises(sqljs_dbapi.ProgrammingError, match="closed"):
+        await second.flush()
+    assert await count(name) == 0
+
+
+async def test_connect_opens_what_it_can(name: str) -> None:
+    if can_run_sync() or ON_NODE:
+        connection = sqljs_dbapi.connect(name)
+        connection.execute("CREATE TABLE t(i)")
+        database = await sqljs_dbapi.open(name)
+        await database.close()
+        await database.close()
+        assert await count(name) == 0
+    else:
+        with pytest.raises(sqljs_dbapi.OperationalError, match=r"await sqljs_dbapi\.open"):
+            sqljs_dbapi.connect(name)
+
+
+async def test_a_fenced_writer_is_told_before_its_next_statement(name: str) -> None:
+    database, connection = await filled(name, sync_interval=60)
+    await database.flush()
+    other = await writer_elsewhere(name, "steal")
+    connection.execute("INSERT INTO t VALUES (100)")
+    connection.commit()
+    with pytest.raises(StorageError) as raised:
+        await database.flush()
+    assert (raised.value.reason, raised.value.sqlite_errorname) == ("fenced", "SQLITE_READONLY")
+    for _ in range(2):
+        with pytest.raises(StorageError, match="another"):
+            connection.execute("INSERT INTO t VALUES (101)")
+    with pytest.raises(StorageError):
+        await database.close()
+    await other.close()
+    assert await count(name) == 1
+
+
+async def test_followers_read_and_take_over(name: str) -> None:
+    other = await writer_elsewhere(name)
+    await other.commit(storage._object(full=to_js(image(3))))
+    with pytest.raises(StorageError) as raised:
+        await sqljs_dbapi.open(name, mode="fail")
+    assert (raised.value.reason, raised.value.sqlite_errorname) == ("locked", "SQLITE_BUSY")
+    with pytest.raises(StorageError) as raised:
+        await sqljs_dbapi.open(name, timeout=0.05)
+    assert raised.value.reason == "locked"
+    database = await sqljs_dbapi.open(name, mode="follow")
+    connection = sqljs_dbapi.connect(name)
+    assert database.read_only
+    with pytest.raises(sqljs_dbapi.OperationalError) as refused:
+        connection.execute("INSERT INTO t VALUES (100)")
+    assert refused.value.sqlite_errorname == "SQLITE_READONLY"
+    await other.commit(storage._object(full=to_js(image(4))))
+    for _ in range(100):
+        if connection.execute("SELECT count(*) FROM t").fetchone() == (4,):
+            break
+        await asyncio.sleep(0.02)
+    else:
+        pytest.fail("the follower did not follow")
+    taking_over = asyncio.ensure_future(database.promote())
+    await asyncio.sleep(0.05)
+    assert database.read_only
+    await other.close()
+    await taking_over
+    assert not database.read_only
+    connection.execute("INSERT INTO t VALUES (100)")
+    connection.commit()
+    await database.close()
+    assert await count(name) == 5
+
+
+async def test_images_in_and_out(name: str) -> None:
+    await storage.import_image(name, image(7))
+    with pytest.raises(StorageError) as raised:
+        await storage.import_image(name, image(7))
+    assert raised.value.reason == "exists"
+    assert await count(name) == 7
+    native = sqlite3.connect(":memory:")
+    native.deserialize(await storage.export_image(name))
+    assert native.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    database = await sqljs_dbapi.open(name)
+    connection = sqljs_dbapi.connect(name)
+    await database.replace(image(9))
+    assert connection.execute("SELECT count(*) FROM t").fetchone() == (9,)
+    native.deserialize(database.export())
+    assert native.execute("SELECT count(*) FROM t").fetchone() == (9,)
+    with pytest.raises(StorageError):
+        await database.replace(b"no database")
+    connection.close()
+    await database.close()
+    assert await count(name) == 9
+    await storage.remove(name)
+    with pytest.raises(StorageError) as raised:
+        await storage.export_image(name)
+    assert raised.value.reason == "missing"
+
+
+@browser_only
+async def test_encryption(name: str) -> None:
+    database, _ = await filled(name, 2, key="open sesame")
+    assert database.status().encrypted
+    await database.close()
+    for key in ("wrong", None):
+        with pytest.raises(StorageError) as raised:
+            await sqljs_dbapi.open(name, key=key)
+        assert raised.value.reason == "key"
+    assert await count(name, key="open sesame") == 2
+
+
+async def test_what_open_does_not_understand(name: str) -> None:
+    for wrong in ({"durability": "full"}, {"mode": "share"}, {"sync_interval": -1}):
+        with pytest.raises(sqljs_dbapi.ProgrammingError):
+            await sqljs_dbapi.open(name, **wrong)
