@@ -20,6 +20,7 @@ TOOLS = ROOT / ".tools"
 CONSTRAINTS = str(ROOT / "constraints.txt")
 WASM = ROOT / "wasm"
 INSIDE_PYODIDE = ["wasm/harness/tests/inside", "wasm/tests", "tests/conformance", "tests/test_sqljs.py"]  # what runs there
+JOBS = ["--jobs", str(min(4, os.cpu_count() or 1))]
 
 
 def bring_own_nox() -> None:
@@ -64,6 +65,11 @@ def show_pyenv_versions() -> None:
 
 
 show_pyenv_versions()
+
+
+def newest_python() -> str:
+    """The newest Python here that a test session runs on: Pyodide's own tools need 3.12."""
+    return next((name for name in reversed(PYTHONS) if shutil.which(f"python{name}")), running)
 
 
 def install(session: nox.Session, *what: str) -> None:
@@ -147,11 +153,11 @@ def readme_example() -> tuple[str, str]:
     return blocks[first][1], blocks[first + 1][1]
 
 
-@nox.session
+@nox.session(python=newest_python())
 def wheelhouse(session: nox.Session) -> None:
     """Gather what the browser edition runs on in wasm/build/wheelhouse, which a site can host as it is."""
     gather_wheelhouse(session)
-    install(session, "pytest>=9")
+    install(session, "--group", "pyodide", "pytest>=9")
     session.run("pytest", *(session.posargs or ["wasm/harness/tests/native"]))
 
 
@@ -164,8 +170,9 @@ def pyodide(session: nox.Session) -> None:
         return
     for file in javascript("*.mjs"):
         session.run(node(session), "--check", file, external=True, silent=True)
-    session.run(node(session), "--test", *javascript("*.test.mjs"), external=True)
-    session.run(node(session), "wasm/harness/node.mjs", *INSIDE_PYODIDE, external=True)
+    session.run(node(session), "--test", *javascript("tests/*.test.mjs"), *javascript("js-tests/*.test.mjs"), external=True)
+    session.run(node(session), "wasm/harness/node.mjs", *JOBS, *INSIDE_PYODIDE, external=True)
+    session.run(node(session), "wasm/harness/node.mjs", "--file", "wasm/tests/compliance/sqlalchemy_suite.py", external=True)
     if oldest := shutil.which("node"):  # without JSPI, more likely than not
         session.run(oldest, "wasm/harness/node.mjs", "wasm/harness/tests/inside", external=True)
 
@@ -178,9 +185,19 @@ def browser(session: nox.Session) -> None:
     if session.posargs:
         session.run(*run, *pytest_words(session.posargs), external=True)
         return
-    session.run(node(session), "--test", "--test-concurrency=1", *javascript("*.browser.mjs"), external=True)
-    session.run(*run, "--browser", "chromium", *INSIDE_PYODIDE, external=True)
+    install(session, ".")
+    session.run("python", "wasm/playground/build.py")
+    tests = [*javascript("*.browser.mjs"), *javascript("playground/*.test.mjs")]
+    session.run(node(session), "--test", "--test-concurrency=1", *tests, env={"PYTHON": str(Path(session.bin) / "python")}, external=True)
+    session.run(*run, "--browser", "chromium", *JOBS, *INSIDE_PYODIDE, external=True)
     session.run(*run, "--browser", "firefox", "wasm/harness/tests/inside", external=True)
+
+
+@nox.session
+def playground(session: nox.Session) -> None:
+    """Build the playground in wasm/build/playground and serve it on 127.0.0.1 (`-- --port 8080` for another port than 8000)."""
+    gather_wheelhouse(session)
+    session.run("python", "wasm/playground/build.py", "--serve", *session.posargs)
 
 
 def gather_wheelhouse(session: nox.Session) -> None:
@@ -196,9 +213,9 @@ def gather_wheelhouse(session: nox.Session) -> None:
 
 
 def javascript(pattern: str) -> list[str]:
-    """Our JavaScript: `*.test.mjs` runs on Node alone, `*.browser.mjs` starts browsers."""
-    ours = (path for part in ("harness", "js-tests", "sqljs_dbapi/js", "playground") for path in (WASM / part).rglob(pattern))
-    return sorted(str(path.relative_to(ROOT)) for path in ours if "vendor" not in path.parts)
+    """Our own JavaScript, of what is in wasm. Of the tests, `*.browser.mjs` and the playground's start browsers."""
+    foreign = {"node_modules", "build", "vendor"}
+    return [str(path.relative_to(ROOT)) for path in sorted(WASM.rglob(pattern)) if not foreign.intersection(path.relative_to(WASM).parts)]
 
 
 def node(session: nox.Session) -> str:

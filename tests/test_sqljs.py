@@ -2,9 +2,9 @@
 
 import asyncio
 import gc
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -16,39 +16,19 @@ from ruv_swarm_store.worker import Worker
 if IN_BROWSER:
     import sqljs_dbapi
     from pyodide.code import run_js
-    from pyodide.ffi import create_once_callable, run_sync
+    from pyodide.ffi import run_sync
+    from realm import scratch, without_suspension
     from sqljs_dbapi import storage
 
 browser = pytest.mark.skipif(not IN_BROWSER, reason="sql.js runs in a browser only")
-_numbers = itertools.count(1)
 
 
 @pytest.fixture
 def name() -> Iterator[str]:
     """The name of a database that does not exist yet."""
-    on_node = run_js("globalThis.process?.release?.name === 'node'")
-    prefix = run_js("`${process.env.TMPDIR ?? '/tmp'}/sqljs-${process.pid}`") if on_node else "sqljs"
-    name = f"{prefix}-{next(_numbers)}"
+    name = f"{scratch()}sqljs-{uuid4()}"
     yield name
     run_sync(storage.remove(name))
-
-
-def without_suspension(act: Callable[[], Any]) -> Any:
-    """What `act` returns or raises where Python cannot be suspended: called by JavaScript."""
-
-    async def called() -> Any:
-        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-        def call() -> None:
-            try:
-                done.set_result(act())
-            except BaseException as error:
-                done.set_exception(error)
-
-        run_js("(call) => { setTimeout(call, 0); }")(create_once_callable(call))
-        return await done
-
-    return run_sync(called())
 
 
 # Addresses
@@ -192,6 +172,30 @@ def test_two_stores_on_one_database(name: str) -> None:
             with pytest.raises(Unavailable):
                 other.config.set("k", 3)
         assert other.config.get("k") == 2
+
+
+@browser
+def test_what_cannot_be_stored_is_told_kept_and_stored_later(name: str) -> None:
+    if not scratch():
+        pytest.skip("a browser's storage cannot be made to fail from here; wasm/js-tests does")
+    obstacle = f"{name}-new-{run_js('process.pid')}"  # where a file is written before it takes the old one's place
+    files = run_js("process.getBuiltinModule('fs')")
+    store = Store.open(name, durability="full")
+    store.config.set("k", 1)
+    files.mkdirSync(obstacle)
+    with pytest.raises(Unavailable):
+        store.config.set("k", 2)
+    with pytest.raises(Unavailable):
+        run_sync(store.flush())
+    assert store.storing().pending >= 1
+    assert value_in(stored(name)) == "1"
+    files.rmdirSync(obstacle)
+    run_sync(store.flush())
+    assert value_in(stored(name)) == "2"
+    assert store.storing().pending == 0
+    store.config.set("k", 3)
+    assert value_in(stored(name)) == "3"
+    store.close()
 
 
 # Where Python cannot be suspended

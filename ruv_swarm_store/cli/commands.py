@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 
 from ruv_swarm_store import migrations, schema
 from ruv_swarm_store.cli.output import compact, console, counted, instant, print_json, print_table, say, span
-from ruv_swarm_store.engines import Engine, Options, connect
+from ruv_swarm_store.engines import IN_BROWSER, Engine, Options, connect
 from ruv_swarm_store.entities import AgentStatus, Event, Task, TaskStatus
 from ruv_swarm_store.errors import NotFound, StoreError
 from ruv_swarm_store.schema import LEASED
@@ -166,7 +166,7 @@ def work(
 
 def _insist(address: str) -> None:
     """Raises `NotFound` for a path at which there is nothing: looking at a store never creates one."""
-    if "://" not in address and not Path(address).exists():
+    if not IN_BROWSER and "://" not in address and not Path(address).exists():
         raise NotFound(f"there is no store at {address}", hint="Name one with --store or RUV_SWARM_STORE; `ruv-swarm upgrade` creates it")
 
 

@@ -44,7 +44,7 @@ class Storing(Struct, frozen=True, kw_only=True):
     stored_at: int | None = None
     """When something was last stored, in milliseconds since the epoch, where that is known."""
     failure: str | None = None
-    """What kept the last attempt from storing."""
+    """What kept something from being stored in the background, until a verb has raised it."""
     details: Mapping[str, Any] = {}
     """What else the storage has to tell, in its own words."""
 

@@ -197,14 +197,15 @@ class Buffer:
 
     def _arm(self, seconds: float) -> None:
         """Has the samples written in a while, though nobody records any more; call it with the lock held."""
-        timer = threading.Timer(seconds, _ring, [weakref.ref(self)])
+        buffer: weakref.ref[Buffer] = weakref.ref(self)
+        timer = threading.Timer(seconds, _ring, [buffer])
         timer.daemon = True
         try:
             timer.start()
             self._timer = timer
         except RuntimeError:  # no threads here, where the event loop is what goes on
             try:
-                self._timer = asyncio.get_running_loop().call_later(seconds, _ring, weakref.ref(self))
+                self._timer = asyncio.get_running_loop().call_later(seconds, _ring, buffer)
             except RuntimeError:
                 self._timed = False  # the next record looks at the time
 

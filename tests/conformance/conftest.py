@@ -1,12 +1,12 @@
 """The engines that must keep every promise. What is special to one is said here; the tests name none."""
 
 import asyncio
-import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
+from uuid import uuid4
 
 import pytest
 from chorus import Databases
@@ -18,8 +18,8 @@ from ruv_swarm_store.schema import Json
 
 if IN_BROWSER:
     import sqljs_dbapi
-    from pyodide.code import run_js
     from pyodide.ffi import run_sync
+    from realm import scratch
     from sqljs_dbapi import storage
 
 
@@ -81,11 +81,10 @@ class Memory(_SQLite):
 class Sqljs(_SQLite):
     """What a browser's page keeps under a name; on Node names are files."""
 
-    _numbers: ClassVar[Iterator[int]] = itertools.count(1)
     _empty: ClassVar[bytes] = b""
 
     def place(self, directory: Path, absent: bool) -> str | None:
-        self._name = self._new_name()
+        self._name = f"{scratch()}conformance-{uuid4()}"
         if not absent:
             if not Sqljs._empty:
                 Store.open(f"sqlite+sqljs:///{self._name}").close()
@@ -93,11 +92,6 @@ class Sqljs(_SQLite):
             else:
                 self._storage("import_image", Sqljs._empty)
         return f"sqlite+sqljs:///{self._name}"
-
-    def _new_name(self) -> str:
-        on_node = run_js("globalThis.process?.release?.name === 'node'")
-        prefix = run_js("`${process.env.TMPDIR ?? '/tmp'}/conformance-${process.pid}`") if on_node else "conformance"
-        return f"{prefix}-{next(self._numbers)}"
 
     def _storage(self, verb: str, *arguments: Any) -> Any:
         return run_sync(getattr(storage, verb)(self._name, *arguments))

@@ -1,5 +1,6 @@
 """Buffered samples: written together, in time, and never lost without a word."""
 
+import asyncio
 import gc
 import threading
 import time
@@ -74,7 +75,9 @@ def test_samples_are_written_when_they_are_old_though_nobody_records(store: Stor
 
 
 def test_a_record_looks_at_the_age(store: Store, monkeypatch):
+    # neither a thread nor an event loop that could look meanwhile
     monkeypatch.setattr(threading.Timer, "start", lambda self: (_ for _ in ()).throw(RuntimeError("can't start new thread")))
+    monkeypatch.setattr(asyncio, "get_running_loop", lambda: (_ for _ in ()).throw(RuntimeError("no running event loop")))
     with store.metrics.buffer(size=100, seconds=0.02) as buffer:
         buffer.record("m", 1)
         assert store.metrics.count() == 0

@@ -117,7 +117,9 @@ async def main():
         print(f"{name:16} {ours[name]:8.1f} {unit:9} sqlite3 {floor[name]:8.1f}{bar}")
     ours, floor = sqlalchemy_figures("sqlite+sqljs://"), sqlalchemy_figures("sqlite://")
     for name in ours:
-        print(f"SQLAlchemy {name:16} {ours[name]:8.1f} us  sqlite3 {floor[name]:8.1f}  {ours[name] / floor[name]:.2f} times, bar {BARS['SQLAlchemy']}")
+        print(
+            f"SQLAlchemy {name:16} {ours[name]:8.1f} us  sqlite3 {floor[name]:8.1f}  {ours[name] / floor[name]:.2f}x, bar {BARS['SQLAlchemy']}x"
+        )
 
 
 await main()  # noqa: F704, PLE1142 - run as a program that may await

@@ -3,7 +3,7 @@
 // A browser that is not installed is left out with a note; Chromium only where RUV_SWARM_ALL_ENGINES is not set.
 import { Browser, installed } from './browsers.mjs';
 import { serve } from './server.mjs';
-import { parse } from './words.mjs';
+import { inShares, parse } from './words.mjs';
 
 async function run(kind, asked) {
   const server = await serve();
@@ -23,11 +23,20 @@ async function run(kind, asked) {
   }
 }
 
-const { browsers, ...asked } = parse(process.argv.slice(2));
-for (const kind of browsers.length ? browsers : ['chromium', 'firefox']) {
-  if (installed(kind)) process.exitCode ||= await run(kind, asked);
-  else if (process.env.RUV_SWARM_ALL_ENGINES && kind === 'chromium') {
-    console.error(`There is no ${kind} here, and RUV_SWARM_ALL_ENGINES is set.`);
-    process.exitCode = 1;
-  } else console.error(`NOTE: there is no ${kind} on this machine: nothing was tested in it.`);
+async function main(words) {
+  const { browsers, ...asked } = parse([...words]);
+  if (asked.jobs > 1) return inShares(process.argv[1], asked.jobs, words);
+  let failed = 0;
+  for (const kind of browsers.length ? browsers : ['chromium', 'firefox']) {
+    if (installed(kind)) {
+      const code = await run(kind, asked);
+      failed ||= code;
+    } else if (process.env.RUV_SWARM_ALL_ENGINES && kind === 'chromium') {
+      console.error(`There is no ${kind} here, and RUV_SWARM_ALL_ENGINES is set.`);
+      failed ||= 1;
+    } else console.error(`NOTE: there is no ${kind} on this machine: nothing was tested in it.`);
+  }
+  return failed;
 }
+
+process.exitCode = await main(process.argv.slice(2));

@@ -3,6 +3,7 @@
 import inspect
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,11 @@ if TYPE_CHECKING:
     import pytest
 
 
-async def run(before: str, source: str | None, arguments: Sequence[str]) -> int:
-    """Run `before`, then the program `source`, or pytest where that is None. What comes back is the exit code."""
+async def run(before: str, source: str | None, arguments: Sequence[str], share: Sequence[int]) -> int:
+    """Run `before`, then the program `source`, or pytest's `share` where that is None. What comes back is the exit code."""
     if failed := await program(before, ["<before>"]):
         return failed
-    return await program(source, arguments) if source is not None else tests(arguments)
+    return await program(source, arguments) if source is not None else check(arguments, *share)
 
 
 async def program(source: str, arguments: Sequence[str]) -> int:
@@ -48,11 +49,36 @@ def from_entries(entries: Any) -> Any:
     return js.Object.fromEntries(entries)
 
 
-def tests(arguments: Sequence[str]) -> int:
-    """Run pytest."""
+def check(arguments: Sequence[str], index: int = 0, shares: int = 1) -> int:
+    """Run pytest, or the share `index` of its test files."""
     import pytest
 
-    return int(pytest.main(["-p", "no:cacheprovider", "-p", "no:faulthandler", *arguments], plugins=[Coroutines()]))
+    share = Share(index, shares)
+    code = pytest.main(["-p", "no:cacheprovider", "-p", "no:faulthandler", *arguments], plugins=[Coroutines(), share])
+    return 0 if code == pytest.ExitCode.NO_TESTS_COLLECTED and share.left_all else int(code)
+
+
+class Share:
+    """Keeps the test files of one share; shares have about as many tests each."""
+
+    def __init__(self, index: int, shares: int) -> None:
+        self.index, self.shares, self.left_all = index, shares, False
+
+    def pytest_collection_modifyitems(self, config: "pytest.Config", items: "list[pytest.Item]") -> None:
+        """Leave the other shares' tests out."""
+        files = Counter(item.path for item in items)
+        loads = [0] * self.shares
+        kept = set()
+        for path, tests in sorted(files.items(), key=lambda counted: (-counted[1], counted[0])):
+            least = loads.index(min(loads))
+            loads[least] += tests
+            if least == self.index:
+                kept.add(path)
+        left = [item for item in items if item.path not in kept]
+        if left:
+            self.left_all = len(left) == len(items)
+            items[:] = [item for item in items if item.path in kept]
+            config.hook.pytest_deselected(items=left)
 
 
 class Coroutines:

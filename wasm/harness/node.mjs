@@ -1,8 +1,10 @@
 // Pyodide on Node, without a network: node node.mjs, and the words of words.mjs. The exit code is pytest's, or Python's.
 // Python is entered asynchronously, so that `run_sync` works where Node has JSPI (26). The tree is at /tree, as it is on disk.
-import { readFileSync, writeSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { boot } from './boot.mjs';
-import { TREE, WASM, parse } from './words.mjs';
+import { TREE, WASM, inShares, parse } from './words.mjs';
 
 /** Write all of `bytes`, also to a pipe whose reader is slow. */
 function write(descriptor, bytes) {
@@ -21,7 +23,11 @@ function fail(error) {
 }
 
 async function main(words) {
-  const asked = parse(words);
+  const asked = parse([...words]);
+  if (asked.jobs > 1) return inShares(process.argv[1], asked.jobs, words);
+  const files = mkdtempSync(join(tmpdir(), 'ruv-swarm-node-')); // databases go where Node is, and that is not the tree
+  process.chdir(files);
+  process.once('exit', () => rmSync(files, { recursive: true, force: true }));
   const { loadPyodide } = await import(`${WASM}/build/wheelhouse/pyodide.mjs`);
   const { pyodide, inside } = await boot({
     loadPyodide,
@@ -33,7 +39,7 @@ async function main(words) {
   pyodide.FS.mkdirTree('/tree');
   pyodide.FS.mount(pyodide.FS.filesystems.NODEFS, { root: TREE }, '/tree');
   pyodide.FS.chdir('/tree');
-  return inside.run(asked.before, asked.source ?? undefined, pyodide.toPy(asked.args));
+  return inside.run(asked.before, asked.source ?? undefined, pyodide.toPy(asked.args), pyodide.toPy(asked.share ?? [0, 1]));
 }
 
 process.on('uncaughtException', fail);

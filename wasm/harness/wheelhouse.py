@@ -33,8 +33,8 @@ CONSTRAINTS = ROOT / "constraints.txt"
 PYODIDE = WASM / "node_modules" / "pyodide"
 CORE = ("pyodide.mjs", "pyodide.asm.mjs", "pyodide.asm.wasm", "python_stdlib.zip")
 
-# no wheel for Pyodide is published of these, and a C extension is all they would lose: built without a compiler
-PURE_FROM_SOURCE = ("markupsafe",)
+# no wheel for Pyodide is published of these: built without a compiler, since a C extension is all that one of them would lose
+FROM_SOURCE = ("markupsafe", "dbapi-compliance")
 EXTRAS = ("cli", "cron")  # of ours, beside what it always needs
 
 
@@ -51,7 +51,7 @@ def gather() -> None:
     stock = json.loads((PYODIDE / "pyodide-lock.json").read_text(encoding="utf-8"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     extras = [name for extra in EXTRAS for name in project["project"]["optional-dependencies"][extra]]
-    wanted = [*project["project"]["dependencies"], *extras, "micropip", *PURE_FROM_SOURCE]
+    wanted = [*project["project"]["dependencies"], *extras, "micropip", "markupsafe"]
     target = Target(stock["info"])
     wheelhouse, testhouse = BUILD / "wheelhouse", BUILD / "testhouse"
 
@@ -103,7 +103,7 @@ def collect(requirements: Sequence[str], target: Target, directory: Path, beside
     inputs = digest([CONSTRAINTS.read_bytes(), repr((requirements, target.info, sorted(wheel.name for wheel in beside))).encode()])
     if stamp(directory) != inputs:
         with fresh(directory, inputs) as new:
-            for name in PURE_FROM_SOURCE:
+            for name in FROM_SOURCE:
                 if name in requirements:
                     pip("wheel", "--no-deps", f"--no-binary={name}", f"--wheel-dir={new}", name, CC="/bin/false")
             found = [f"--find-links={house}" for house in {new, *(wheel.parent for wheel in beside)}]

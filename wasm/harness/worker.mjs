@@ -27,7 +27,7 @@ const calls = {
   },
 
   /** Run a program or pytest; its exit code. */
-  run: ({ before, source, args }) => inside.run(before, source ?? undefined, pyodide.toPy(args)),
+  run: ({ before, source, args, share }) => inside.run(before, source ?? undefined, pyodide.toPy(args), pyodide.toPy(share ?? [0, 1])),
 
   /** Run lines in a namespace that stays; the value of the last one. */
   evaluate: source => inside.evaluate(source, namespace),

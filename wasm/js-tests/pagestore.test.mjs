@@ -99,7 +99,7 @@ test('a commit of many records and the base after it', async () => {
 
 /** Makes the n-th write of the next transactions abort its transaction, and says whether it came to that. */
 async function abortingAt(n, work) {
-  const { put, delete: remove } = IDBObjectStore.prototype;
+  const { put, add, delete: remove } = IDBObjectStore.prototype;
   let count = 0;
   let happened = false;
   const counted = (original) =>
@@ -111,12 +111,12 @@ async function abortingAt(n, work) {
       }
       return request;
     };
-  IDBObjectStore.prototype.put = counted(put);
+  Object.assign(IDBObjectStore.prototype, { put: counted(put), add: counted(add) });
   IDBObjectStore.prototype.delete = counted(remove);
   try {
     await work();
   } finally {
-    Object.assign(IDBObjectStore.prototype, { put, delete: remove });
+    Object.assign(IDBObjectStore.prototype, { put, add, delete: remove });
   }
   return happened;
 }
@@ -317,6 +317,25 @@ test('a log that went bad while open asks for the whole image', async () => {
   const again = await openStore('m', options);
   assert.equal(again.recovered, null);
   assert.equal(content(again.image).compare(content(model)), 0);
+  await again.close();
+});
+
+test('a browser that found its own files corrupt and deleted them is reported, not taken for an empty store', async () => {
+  const factory = new IDBFactory();
+  const open = (...call) => {
+    const request = factory.open(...call);
+    const loss = { dataLoss: 'total', dataLossMessage: 'checksum mismatch' };
+    const tell = (listener) => request.addEventListener('upgradeneeded', () => listener(loss));
+    return Object.defineProperty(request, 'onupgradeneeded', { set: tell, get: () => null });
+  };
+  const options = world({ indexedDB: { open } });
+  const store = await openStore('m', options);
+  assert.match(store.recovered.reason, /corrupt.*checksum mismatch/);
+  assert.equal(store.recovered.lost, null);
+  await store.commit(full(random(1), 4096, 3).commit);
+  await store.close();
+  const again = await openStore('m', options);
+  assert.equal(again.recovered, null);
   await again.close();
 });
 

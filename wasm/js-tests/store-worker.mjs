@@ -1,4 +1,4 @@
-// The worker of store.html: the real engine and the real page store, without Python.
+// The worker of store.html: the real engine and the real page store, without Python. A page may import `calls` and do it all by itself.
 
 import { createCapture } from '../sqljs_dbapi/js/capture.mjs';
 import { start } from '../sqljs_dbapi/js/driver.mjs';
@@ -58,7 +58,7 @@ const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 const TABLE = 'CREATE TABLE IF NOT EXISTS t(i INTEGER PRIMARY KEY, at REAL, x BLOB); CREATE INDEX IF NOT EXISTS ta ON t(at)';
 
-const calls = {
+export const calls = {
   async open({ name, interval = 1000, ...options }) {
     await load();
     const store = await pagestore.openStore(name, options);
@@ -82,6 +82,7 @@ const calls = {
   /** Whole, and without gaps: how many rows. */
   verify() {
     const image = keeper.export();
+    if (!query(image, "SELECT 1 FROM sqlite_schema WHERE name='t'").length) return { whole: 'ok', count: 0, last: 0 };
     const [[count, last]] = query(image, "SELECT count(*), ifnull(max(i), 0) FROM t WHERE i>0");
     return { whole: query(image, 'PRAGMA integrity_check')[0][0], count, last };
   },
@@ -96,7 +97,7 @@ const calls = {
         const at = Date.now();
         if (i % 40 === 0) engine.runScript(keeper.path, 'VACUUM');
         if (durable) await keeper.flush();
-        postMessage({ news: { i, at } });
+        self.postMessage({ news: { i, at } });
         await pause(durable ? 0 : 3);
       }
     })();
@@ -159,7 +160,8 @@ const calls = {
   },
 };
 
-self.onmessage = async ({ data: { id, name, argument } }) => {
+const inWorker = typeof document === 'undefined';
+if (inWorker) self.onmessage = async ({ data: { id, name, argument } }) => {
   try {
     postMessage({ id, value: await calls[name](argument) });
   } catch (error) {

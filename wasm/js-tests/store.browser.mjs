@@ -54,7 +54,8 @@ for (const durable of [true, false]) {
           const last = due.reduce((most, { i }) => Math.max(most, i), 0);
           assert.equal(found.whole, 'ok');
           assert.equal(found.count, found.last, 'a commit is missing in between');
-          assert.ok(found.last >= last, `kill ${kill}: ${last} was due, ${found.last} is there`);
+          const where = `kill ${kill}: ${last} was due, ${found.last} is there; ${JSON.stringify(await call('status'))}`;
+          assert.ok(found.last >= last, where);
           commits = found.last;
         }
         if (kill === KILLS) break;
@@ -133,6 +134,34 @@ test('a writer by force fences the other one, and the image stays whole', { skip
     await assert.rejects(second.call('flush'), { code: 'fenced' });
     assert.deepEqual(await first.call('read', 'SELECT group_concat(i) FROM t'), [['1,2']]);
     assert.equal((await first.call('verify')).whole, 'ok');
+  } finally {
+    await browser.kill();
+    await browser.forget();
+  }
+});
+
+test('a page that is left, and one that is hidden, stores what was committed', { skip }, async () => {
+  const browser = await Browser.start('chromium');
+  try {
+    for (let row = 1; row <= 4; row++) {
+      const page = await browser.open(`${server.url}/js-tests/store.html`);
+      await page.evaluate(async (row) => {
+        const { calls } = await import('/js-tests/store-worker.mjs');
+        await calls.open({ name: 'm', interval: 3_600_000 });
+        calls.run(`CREATE TABLE IF NOT EXISTS t(i INTEGER PRIMARY KEY); INSERT INTO t VALUES(${row})`);
+        if (row % 2) return;
+        Object.defineProperty(document, 'visibilityState', { value: 'hidden' });
+        document.dispatchEvent(new Event('visibilitychange'));
+        while (calls.status().pendingCommits) await new Promise((resolve) => setTimeout(resolve, 5));
+      }, row);
+      if (row % 2) await page.goto(`${server.url}/js-tests/`).catch(() => {}); // left: pagehide
+      await page.close();
+      const { call, page: other } = await tab(browser);
+      await call('open', { name: 'm', timeout: 5000 });
+      assert.deepEqual(await call('read', 'SELECT count(*) FROM t'), [[row]]);
+      await call('close');
+      await other.close();
+    }
   } finally {
     await browser.kill();
     await browser.forget();

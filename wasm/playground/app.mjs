@@ -17,6 +17,7 @@ let scene = { state: 'empty' };
 let storage = null;
 let busy = false;
 let moving = false;
+let usable = false;
 
 // -- The worker
 
@@ -56,7 +57,7 @@ const told = {
   /** The other tab is gone: this one writes now. */
   turn() {
     news('This tab writes the store now.');
-    goOn().catch(failed);
+    if (usable) goOn().catch(failed);
   },
   /** Another tab took over by force. */
   async fenced() {
@@ -310,7 +311,8 @@ async function begin() {
   find('boot').hidden = true;
   find('app').hidden = false;
   find('main').removeAttribute('aria-busy');
-  if (!storage?.read_only) await goOn();
+  usable = true;
+  if (!storage.read_only) await goOn();
 }
 
 begin().catch(error => {

@@ -18,6 +18,7 @@ const belongs = path => path.endsWith('.py') && path.split('/').every(name => !n
  */
 export async function fromDrop(transfer, unzip) {
   const entries = Array.from(transfer.items, item => item.webkitGetAsEntry?.()).filter(Boolean); // before anything is awaited
+  if (!entries.length) return fromChooser([...transfer.files], unzip);
   const found = [];
   for (const entry of entries) await collect(entry, '', found);
   return tree(found, unzip);

@@ -4,6 +4,7 @@ const find = id => document.getElementById(id);
 const number = new Intl.NumberFormat('en');
 const clock = new Intl.DateTimeFormat('en-GB', { hour: '2-digit', minute: '2-digit', second: '2-digit' });
 const EVENTS = 60;
+const LATE = 2000; // ms from which a commit that is not stored is worth a word
 const QUEUE = { 'demo.tree': 'tree', 'demo.directory': 'directories', 'demo.file': 'files' };
 const STATUSES = [['pending', 'scheduled', 'blocked'], ['assigned', 'running'], ['completed'], ['failed', 'cancelled']];
 const TOTALS = ['files', 'unparsable', 'lines', 'words', 'functions', 'classes', 'imports'];
@@ -120,7 +121,7 @@ export function showOutcome(outcome, path) {
   find('findings').hidden = !good;
   if (!good) return;
   const { totals, effort, parse_time: times, slowest } = outcome;
-  const entry = (name, value) => make('div', {}, make('dt', { textContent: name === 'unparsable' ? 'do not parse' : name }), make('dd', { textContent: figure(value) }));
+  const entry = (name, value) => make('div', {}, make('dt', { textContent: name }), make('dd', { textContent: figure(value) }));
   find('totals').replaceChildren(...TOTALS.map(name => entry(name, totals[name])));
   const modules = Object.entries(totals.modules).sort(([a, m], [b, n]) => n - m || (a < b ? -1 : 1)).slice(0, 8);
   find('modules').replaceChildren(...modules.map(([name, count]) => bar(name, count, modules[0][1], figure(count))));
@@ -143,7 +144,7 @@ const ago = then => {
   return seconds < 1 ? 'just now' : seconds < 60 ? `${Math.floor(seconds)} s ago` : seconds < 3600 ? `${Math.floor(seconds / 60)} min ago` : clock.format(then);
 };
 
-/** @param {any} status of the storage; see `sqljs_dbapi.Status` */
+/** @param {any} status of the storage; see `sqljs_dbapi.storage.Status` */
 export function showStorage(status) {
   const { read_only: follows, failure } = status;
   const locks = { held: 'this tab', other: 'another tab', none: 'nobody', unsupported: 'this browser has no locks' };
@@ -159,7 +160,7 @@ export function showStorage(status) {
   const pill = find('pill');
   const state = failure ? 'failed' : follows ? 'follows' : status.pending_commits ? 'pending' : 'stored';
   pill.dataset.state = state;
-  put(pill, { failed: 'Not stored', follows: 'Following another tab', pending: `Storing, ${(status.lag / 1000).toFixed(1)} s behind`, stored: 'Everything is stored' }[state]);
+  put(pill, { failed: 'Not stored', follows: 'Following another tab', pending: status.lag < LATE ? 'Storing…' : `Storing, ${Math.round(status.lag / 1000)} s behind`, stored: 'Everything is stored' }[state]);
   find('failure').hidden = !failure;
   put(find('failure'), failure ? `The browser did not store it: ${failure}` : '');
   find('follower').hidden = !follows;

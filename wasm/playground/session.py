@@ -10,7 +10,8 @@ from dataclasses import asdict
 from typing import Any
 
 import msgspec
-import sqljs_dbapi
+from sqljs_dbapi import storage
+from sqljs_dbapi.storage import Database, StorageError
 
 from ruv_swarm_store import Store, StoreError, schema
 from ruv_swarm_store.demo import run as runs
@@ -18,10 +19,14 @@ from ruv_swarm_store.demo.cooperative import Orders, View, conduct
 from ruv_swarm_store.demo.progress import Progress, Throughput, look
 from ruv_swarm_store.demo.run import FAILED, FINISHED, RUN, STOPPED, Run
 from ruv_swarm_store.demo.work import PARSE_TIME
-from ruv_swarm_store.errors import SchemaMismatch
+from ruv_swarm_store.errors import CorruptDatabase, SchemaMismatch
 
 NAME = "swarm"
 """The database, of this page's origin."""
+ASIDE = "swarm-import"
+"""Where a file is looked at before it takes the place of the database."""
+PATIENCE = 0.5
+"""Seconds a page that is reloaded waits for the lock of the one before; whoever holds it longer is another tab, and is followed."""
 TICK = 0.5
 """Seconds from one look at the storage to the next."""
 EVENTS = 60
@@ -40,7 +45,7 @@ class Session:
     def __init__(self, tell: Callable[[str, str], object]) -> None:
         """`tell` takes the name of what changed, and the new state as JSON."""
         self._tell_page = tell
-        self._database: Any = None
+        self._database: Database | None = None
         self._store: Store | None = None
         self._orders: Orders | None = None
         self._running: asyncio.Task[None] | None = None
@@ -48,41 +53,42 @@ class Session:
         self._ticking: asyncio.Task[None] | None = None
         self._throughput = Throughput()
         self._told = -1
-        self._counted: object = None
 
     # Opening and closing
 
-    async def open(self, mode: str = "fail") -> None:
-        """Opens the store: as its writer, or following one (`fail`); as its writer by force (`steal`)."""
+    async def open(self, mode: storage.Mode = "wait") -> None:
+        """Opens the store: as its writer if there is none (`wait`) or by force (`steal`), following one otherwise (`follow`)."""
         await self._let_go()
         try:
-            self._database = await sqljs_dbapi.open(NAME, mode=mode)
-        except sqljs_dbapi.OperationalError as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqljs_dbapi.SQLITE_BUSY:
+            database = await storage.open(NAME, mode=mode, timeout=PATIENCE)
+        except StorageError as error:
+            if error.reason != "locked":
                 raise
-            self._database = await sqljs_dbapi.open(NAME, mode="follow")
+            database = await storage.open(NAME, mode="follow")
+        self._database = database
         while True:
             try:
-                self._store = await Store.open_async(NAME, read_only=self._database.read_only)
+                self._store = await Store.open_async(NAME, read_only=database.read_only)
                 break
             except SchemaMismatch:
-                if not self._database.read_only or self._database.status().generation > 0:
+                if not database.read_only or database.status().generation > 0:
                     raise
             await asyncio.sleep(TICK)  # the writer has just begun
-        if self._database.read_only:
-            self._waiting = self._beside(self._take_turn())
-        self._ticking = self._beside(self._tick())
+        if database.read_only:
+            self._waiting = self._beside(self._take_turn(database))
         self._told = -1
         self._throughput = Throughput()
+        self._ticking = self._beside(self._tick(database))
         self.show()
 
-    async def _take_turn(self) -> None:
+    async def _take_turn(self, database: Database) -> None:
         """Becomes the writer when the present one ends."""
-        await self._database.promote()
+        await database.promote()
         if self._store is not None:
             await self._store.close_async()
         self._store = await Store.open_async(NAME)
         self.show()
+        self._tell("storage", self.status())
         self._tell("turn", None)
 
     async def _let_go(self) -> None:
@@ -93,7 +99,7 @@ class Session:
         store, database, self._store, self._database = self._store, self._database, None, None
         for each in (None if store is None else store.close_async(), None if database is None else database.close()):
             if each is not None:
-                with contextlib.suppress(StoreError, sqljs_dbapi.Error):  # the page has been told of a writer's failure before
+                with contextlib.suppress(StoreError, StorageError):  # the page has been told of a writer's failure before
                     await each
 
     async def hand_over(self) -> None:
@@ -119,6 +125,12 @@ class Session:
         if self._store is None:
             raise RuntimeError("the store is not open")
         return self._store
+
+    @property
+    def _stored(self) -> Database:
+        if self._database is None:
+            raise RuntimeError("the store is not open")
+        return self._database
 
     # Runs
 
@@ -193,7 +205,7 @@ class Session:
     def _state(self, store: Store, run: Run) -> str:
         last = store.events.where(_e.aggregate_id == run.id, _e.aggregate_type == RUN).order_by(_e.position.desc()).first()
         ended = {FINISHED: "finished", FAILED: "failed", STOPPED: "stopped"}
-        otherwise = "elsewhere" if self._database.read_only else "interrupted"
+        otherwise = "elsewhere" if self._stored.read_only else "interrupted"
         return otherwise if last is None else ended.get(last.event_type, otherwise)
 
     def _events(self) -> list[dict[str, Any]]:
@@ -213,33 +225,31 @@ class Session:
     def _counts(self, store: Store) -> dict[str, int]:
         return {noun: getattr(store, noun).count() for noun in NOUNS}
 
-    async def _tick(self) -> None:
+    async def _tick(self, database: Database) -> None:
         """Tells of the storage, and of what another tab does."""
+        seen = database.status().generation
         while True:
             status = self.status()
             self._tell("storage", status)
-            if status["failure"] and await self._is_fenced():
+            if status["failure"] and await self._is_fenced(database):
                 self._tell("fenced", None)
-            if self._database.read_only and self._counted != status["generation"]:
-                self._counted = status["generation"]
-                try:
-                    self.show()
-                except StoreError:
-                    log.exception("following")
+            if database.read_only and status["generation"] != seen:
+                seen = status["generation"]
+                self.show()
             await asyncio.sleep(TICK)
 
     # Storage
 
     def status(self) -> dict[str, Any]:
-        """Where the storage stands; see `sqljs_dbapi.Status`."""
-        return {**asdict(self._database.status()), "read_only": self._database.read_only}
+        """Where the storage stands; see `sqljs_dbapi.storage.Status`."""
+        return {**asdict(self._stored.status()), "read_only": self._stored.read_only}
 
-    async def _is_fenced(self) -> bool:
+    async def _is_fenced(self, database: Database) -> bool:
         """Whether another tab writes by now."""
         try:
-            await self._database.flush()
-        except sqljs_dbapi.Error as error:
-            return getattr(error, "reason", None) == "fenced"
+            await database.flush()
+        except StorageError as error:
+            return error.reason == "fenced"
         return False
 
     async def flush(self) -> None:
@@ -248,37 +258,41 @@ class Session:
 
     def export(self) -> bytes:
         """The database as a plain SQLite file."""
-        return bytes(self._database.export())
+        return self._stored.export()
 
-    async def replace(self, content: bytes) -> None:
-        """Puts a SQLite file in the place of the database."""
+    async def replace(self, content: bytes | None) -> None:
+        """Puts a SQLite file, or a new store, in the place of the database. Raises when it is none, and then nothing has changed."""
         await self._halt()
-        before = self.export()
-        await self._put(content)
+        checked = await _checked(content)
+        await self._open.close_async()
         try:
+            await self._stored.replace(checked)
+        finally:
             self._store = await Store.open_async(NAME)
-        except BaseException:
-            await self._put(before)
-            self._store = await Store.open_async(NAME)
-            raise
         self._told = -1
-        await self._store.flush()
         self.show()
-
-    async def _put(self, content: bytes) -> None:
-        if self._store is not None:
-            await self._store.close_async()
-            self._store = None
-        await self._database.replace(content)
 
     async def forget(self) -> None:
         """Empties the store."""
-        await self._let_go()
-        await sqljs_dbapi.storage.remove(NAME)
-        await self.open()
+        await self.replace(None)
 
     def _tell(self, name: str, value: Any) -> None:
         self._tell_page(name, msgspec.json.encode(value).decode())
+
+
+async def _checked(content: bytes | None) -> bytes:
+    """A SQLite file as this release wants it: opened and migrated aside, and found whole. None: a new one."""
+    await storage.remove(ASIDE)  # what a crash may have left
+    try:
+        async with await storage.open(ASIDE, persist=False) as database:
+            if content is not None:
+                await database.replace(content)
+            async with await Store.open_async(ASIDE) as store:
+                if wrong := store.check():
+                    raise CorruptDatabase(f"the file is damaged: {wrong[0]}")
+            return database.export()
+    finally:
+        await storage.remove(ASIDE)
 
 
 def _described(run: Run, progress: Progress) -> dict[str, Any]:

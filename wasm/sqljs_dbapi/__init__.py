@@ -26,7 +26,8 @@ from sqljs_dbapi.adaptation import (
     register_converter,
 )
 from sqljs_dbapi.blob import Blob
-from sqljs_dbapi.codes import *
+from sqljs_dbapi.codes import *  # noqa: F403 - its `__all__` is what sqlite3 has too
+from sqljs_dbapi.codes import CODES
 from sqljs_dbapi.connection import LEGACY_TRANSACTION_CONTROL, Connection, connect
 from sqljs_dbapi.cursor import PARSE_COLNAMES, PARSE_DECLTYPES, Cursor
 from sqljs_dbapi.errors import (
@@ -43,6 +44,47 @@ from sqljs_dbapi.errors import (
 )
 from sqljs_dbapi.row import Row
 from sqljs_dbapi.sql import complete_statement
+
+__all__ = [
+    "LEGACY_TRANSACTION_CONTROL",
+    "PARSE_COLNAMES",
+    "PARSE_DECLTYPES",
+    "Binary",
+    "Blob",
+    "Connection",
+    "Cursor",
+    "DataError",
+    "DatabaseError",
+    "Date",
+    "DateFromTicks",
+    "Error",
+    "IntegrityError",
+    "InterfaceError",
+    "InternalError",
+    "NotSupportedError",
+    "OperationalError",
+    "PrepareProtocol",
+    "ProgrammingError",
+    "Row",
+    "Time",
+    "TimeFromTicks",
+    "Timestamp",
+    "TimestampFromTicks",
+    "Warning",
+    "adapt",
+    "adapters",
+    "apilevel",
+    "complete_statement",
+    "connect",
+    "converters",
+    "enable_callback_tracebacks",
+    "load",
+    "paramstyle",
+    "register_adapter",
+    "register_converter",
+    "threadsafety",
+]
+__all__ += list(CODES)
 
 apilevel = "2.0"
 threadsafety = 0

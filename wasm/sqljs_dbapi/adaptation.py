@@ -125,7 +125,8 @@ def _convert_timestamp(value: bytes) -> datetime.datetime:
     day, clock = value.split(b" ")
     seconds, _, fraction = clock.partition(b".")
     microsecond = int(fraction.decode().ljust(6, "0")[:6]) if fraction else 0
-    return datetime.datetime(*map(int, day.split(b"-")), *map(int, seconds.split(b":")), microsecond)  # noqa: DTZ001
+    hour, minute, second = map(int, seconds.split(b":"))
+    return datetime.datetime.combine(datetime.date(*map(int, day.split(b"-"))), datetime.time(hour, minute, second, microsecond))
 
 
 register_adapter(datetime.date, _adapt_date)

@@ -130,7 +130,7 @@ class Blob:
     def _index(self, key: Any) -> int:
         if not isinstance(key, int):
             raise TypeError("Blob indices must be integers")
-        index = key + self._length if key < 0 else key
+        index: int = key + self._length if key < 0 else key
         if not 0 <= index < self._length:
             raise IndexError("Blob index out of range")
         return index

@@ -131,6 +131,8 @@ class Connection:
         if statement is None:
             self._cache.make_room()
             statement = prepare_only(self._engine, self._db, sql)
+            if statement is not None and self._detect_types & cursors.PARSE_COLNAMES:
+                statement.strip_types()
         return statement
 
     def _settle(self, size: int) -> tuple[int, int, int]:
@@ -148,7 +150,7 @@ class Connection:
     def _run_alone(self, sql: str) -> None:
         """Run a statement without parameters and rows."""
         statement = self._prepare(sql)
-        assert statement is not None  # noqa: S101 - these are ours
+        assert statement is not None
         if self._trace is not None:
             self._trace(statement, ())
         try:
@@ -183,7 +185,7 @@ class Connection:
     def in_transaction(self) -> bool:
         """Whether a transaction is open."""
         self._check()
-        return bool(self._in_transaction)
+        return bool(self._engine.js.inTransaction(self._db))  # also right in what SQLite calls before a statement has ended
 
     @property
     def total_changes(self) -> int:
@@ -442,7 +444,7 @@ class Connection:
             copy.close()
             js.removeFile(path)
 
-    def iterdump(self, *, filter: str | None = None) -> Iterator[str]:  # noqa: A002 - as sqlite3 calls it
+    def iterdump(self, *, filter: str | None = None) -> Iterator[str]:
         """The SQL that makes this database, line by line; `filter` is a LIKE pattern of names."""
         self._check()
         return dumped(self, filter)
@@ -460,7 +462,7 @@ class Connection:
         connection._db = connection._engine.js.open(path)
         return connection
 
-    def _engine_number(self, sql: str) -> int:
+    def _number(self, sql: str) -> int:
         cursor = Cursor(self)
         cursor.execute(sql)
         row = cursor.fetchone()

@@ -85,6 +85,8 @@ class Cursor:
                 connection._run_alone(connection._begins)
             if connection._trace is not None:
                 connection._trace(statement, parameters)
+            if connection._detect_types:
+                self._find_converters(statement)
             if statement.count or parameters:
                 self._encode(statement, parameters)
             self._text = sql
@@ -181,13 +183,18 @@ class Cursor:
         """The parameters in the order of their numbers."""
         if type(parameters) is tuple or type(parameters) is list:
             values = parameters
-        elif isinstance(parameters, dict) or not (hasattr(parameters, "__getitem__") and hasattr(parameters, "__len__")) or hasattr(parameters, "keys"):
+        elif (
+            isinstance(parameters, dict)
+            or not (hasattr(parameters, "__getitem__") and hasattr(parameters, "__len__"))
+            or hasattr(parameters, "keys")
+        ):
             return self._named_values(statement, parameters)
         else:
             values = [parameters[index] for index in range(len(parameters))]
         if len(values) != statement.count:
             raise ProgrammingError(
-                f"Incorrect number of bindings supplied. The current statement uses {statement.count}, and there are {len(values)} supplied."
+                f"Incorrect number of bindings supplied. The current statement uses {statement.count}, "
+                f"and there are {len(values)} supplied."
             )
         if statement.named:
             raise_for_names(statement)
@@ -231,7 +238,7 @@ class Cursor:
                 for row in batch:
                     values = self._values(statement, row)
                     ordered.append(adaptation.bindable(values, statement.names) if not tuples or not _travels(values) else values)
-            except Exception as error:  # noqa: BLE001 - the rows before it are executed first
+            except Exception as error:
                 refused = error
             batch = ordered
         done = 0
@@ -267,6 +274,7 @@ class Cursor:
         if size > len(buffers.to_python):
             connection._engine.drain(size)
         buffer = buffers.to_python
+        rowid: int
         code, rows, changes, connection._in_transaction, by_row, rowid, message = unpack_header(buffer)
         if not rows:
             self._rows = []
@@ -312,8 +320,6 @@ class Cursor:
         count = len(statement.columns)
         decode = decode_rows if by_row else decode_columns
         self._raw = not connection._plain
-        if connection._detect_types:
-            self._find_converters(statement)
         if not self._raw:
             try:
                 return decode(buffer, at, rows, count, None)
@@ -324,6 +330,8 @@ class Cursor:
     def _value(self, row: Any) -> tuple[Any, ...]:
         """A row whose texts and converted columns are still bytes."""
         if isinstance(row, Exception):
+            self._rows = []
+            self._next = 0
             raise row
         converters = self._converters or [None] * len(row)
         factory = self.connection.text_factory
@@ -359,6 +367,12 @@ class Cursor:
                 converter = adaptation.converters.get(declared.split(" ")[0].split("(")[0].upper())
             found.append(converter)
         self._converters = found if any(found) else None
+        converted = tuple(index for index, converter in enumerate(found) if converter is not None)
+        if converted != statement.converted:
+            from pyodide.ffi import to_js
+
+            statement.converted = converted
+            self.connection._engine.convert(statement.pointer, to_js(converted))
 
     def _more(self) -> bool:
         """Fetch the next rows; whether there are any."""
@@ -393,10 +407,10 @@ class Cursor:
             index, rows = self._next, self._rows
         if index >= len(rows):
             return None
-        self._next = index + 1
         row: Any = rows[index]
         if self._raw:
-            row = self._value(row)
+            row = self._value(row)  # the row stays where it is if it has no value
+        self._next = index + 1
         return row if self.row_factory is None else self.row_factory(self, row)
 
     def fetchmany(self, size: int | None = None) -> list[Any]:
@@ -412,11 +426,11 @@ class Cursor:
             self._check()
         while self._statement is not None:
             self._take_more(self._statement, MOST_ROWS)
+        if self._raw:
+            return list(self)
         rows: list[Any] = self._rows[self._next :] if self._next else self._rows
         self._rows = []
         self._next = 0
-        if self._raw:
-            rows = [self._value(row) for row in rows]
         factory = self.row_factory
         return rows if factory is None else [factory(self, row) for row in rows]
 
@@ -480,7 +494,8 @@ def raise_for_names(statement: Statement) -> None:
     for number, name in enumerate(statement.names, 1):
         if name is not None and name[0] != "?":
             raise ProgrammingError(
-                f"Binding {number} ('{name}') is a named parameter, but you supplied a sequence which requires nameless (qmark) placeholders."
+                f"Binding {number} ('{name}') is a named parameter, "
+                "but you supplied a sequence which requires nameless (qmark) placeholders."
             )
 
 
@@ -492,11 +507,10 @@ def _some(rows: Iterator[Any]) -> tuple[list[Any], Exception | None]:
             batch.append(row)
             if len(batch) >= BATCH_ROWS:
                 break
-    except Exception as error:  # noqa: BLE001 - the rows before it are executed first
+    except Exception as error:
         return batch, error
     return batch, None
 
 
 def _travels(values: Sequence[Any]) -> bool:
     return all(type(value) in TAGS for value in values)
-

@@ -1,7 +1,7 @@
 """SQLAlchemy's dialect `sqlite+sqljs`: its SQLite dialect over this driver.
 
-    create_engine("sqlite+sqljs://")                                        # in memory
-    create_engine("sqlite+sqljs:///name?durability=commit&sync_interval=0.5") # kept; the options are those of `sqljs_dbapi.open`
+create_engine("sqlite+sqljs://")                                        # in memory
+create_engine("sqlite+sqljs:///name?durability=commit&sync_interval=0.5") # kept; the options are those of `sqljs_dbapi.open`
 """
 
 from typing import TYPE_CHECKING, Any, cast

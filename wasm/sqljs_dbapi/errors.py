@@ -5,7 +5,7 @@ from typing import NoReturn
 from sqljs_dbapi import codes
 
 
-class Warning(Exception):  # noqa: A001 - the name is PEP 249's
+class Warning(Exception):
     """Something important happened, and nothing went wrong."""
 
 

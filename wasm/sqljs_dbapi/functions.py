@@ -45,12 +45,12 @@ class Callbacks:
         try:
             result = call(instance, decode_rows(buffers.to_python, 0, 1, count, None)[0])
             encode_row(bindable([result], ()), buffers)
-        except BaseException as error:  # noqa: BLE001 - there is C between here and the caller: the statement fails instead
+        except BaseException as error:
             if self.tracebacks:
                 sys.unraisablehook(_Unraisable(error, call))
             if isinstance(error, _Failed):
                 self.message = str(error)
-                error = error.__cause__ or error  # noqa: PLW2901
+                error = error.__cause__ or error
             if isinstance(error, MemoryError):
                 return -SQLITE_NOMEM
             if isinstance(error, OverflowError):
@@ -65,9 +65,9 @@ class _Unraisable:
 
     def __init__(self, error: BaseException, where: object) -> None:
         self.exc_type = type(error)
-        self.exc_value = error
+        self.exc_value: BaseException | None = error
         self.exc_traceback = error.__traceback__
-        self.err_msg = None
+        self.err_msg: str | None = None
         self.object = where
 
 

@@ -41,7 +41,7 @@ class Row:
                     return self._values[index]
             raise IndexError("No item with that key")
         if not isinstance(key, int | slice):
-            raise IndexError("Index must be int or string")  # noqa: TRY004 - as sqlite3 does
+            raise IndexError("Index must be int or string")
         return self._values[key]
 
     def __len__(self) -> int:

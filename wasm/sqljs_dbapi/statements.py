@@ -19,7 +19,21 @@ LENGTH_LIMIT = 1_000_000_000  # bytes of one statement or value: SQLite's own
 class Statement:
     """A prepared statement and what its text says."""
 
-    __slots__ = ("columns", "converted", "count", "description", "is_dml", "modifies", "named", "names", "placeholders", "pointer", "sql", "types", "verb")
+    __slots__ = (
+        "columns",
+        "converted",
+        "count",
+        "description",
+        "is_dml",
+        "modifies",
+        "named",
+        "names",
+        "placeholders",
+        "pointer",
+        "sql",
+        "types",
+        "verb",
+    )
 
     def __init__(self, pointer: int, sql: str, columns: list[str], types: list[str | None]) -> None:
         verb, modifies, placeholders, names = outline(sql)
@@ -43,6 +57,11 @@ class Statement:
         self.description: Description | None = tuple((name, None, None, None, None, None, None) for name in columns) or None
         self.converted: tuple[int, ...] = ()
         """The columns read as bytes for a converter."""
+
+    def strip_types(self) -> None:
+        """Leave out of the description what names a converter: `name [type]` is called `name`."""
+        if self.description is not None:
+            self.description = tuple((name.partition("[")[0].removesuffix(" "), *rest) for name, *rest in self.description)  # type: ignore[misc]
 
 
 def prepare(engine: "Engine", db: int, sql: str) -> tuple[Statement | None, str]:

@@ -17,6 +17,7 @@ other one's next flush fails, and nothing is mixed).
 """
 
 import asyncio
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -55,6 +56,10 @@ class StorageError(OperationalError):
         with_code(self, _CODES.get(reason, codes.SQLITE_IOERR))
 
 
+class DamageWarning(UserWarning):
+    """A database was found damaged when it was opened; `Status.recovered` tells what was done."""
+
+
 @dataclass(frozen=True)
 class Recovered:
     """What was found bad when the database was opened."""
@@ -62,8 +67,8 @@ class Recovered:
     reason: str
     generation: int
     """The generation that opened instead."""
-    lost: int
-    """How many later ones could not be read."""
+    lost: int | None
+    """How many later ones could not be read; None: the browser had deleted everything, and does not say what it was."""
     quarantined: str | None
     """The name under which the bad image was set aside."""
 
@@ -159,6 +164,8 @@ class Database:
         self._closed = False
         if self.read_only:
             self._guard()
+        if (recovered := self.status().recovered) is not None:
+            warnings.warn(f"the database {name!r} was found damaged: {recovered}", DamageWarning, stacklevel=2)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}{' closed' if self._closed else ' read-only' if self.read_only else ''}>"
@@ -201,7 +208,7 @@ class Database:
             quota=_value(found["quota"]),
             log_records=found["logRecords"],
             log_bytes=found["logBytes"],
-            recovered=Recovered(**{**recovered, "quarantined": _value(recovered["quarantined"])}) if isinstance(recovered, dict) else None,
+            recovered=Recovered(**{key: _value(value) for key, value in recovered.items()}) if isinstance(recovered, dict) else None,
         )
 
     async def flush(self) -> None:

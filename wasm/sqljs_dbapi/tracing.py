@@ -14,7 +14,7 @@ def expanded(statement: Statement, values: Sequence[Any]) -> str:
         value = values[placeholder.number - 1] if placeholder.number <= len(values) else None
         parts += [statement.sql[end : placeholder.start], literal(value)]
         end = placeholder.end
-    return "".join([*parts, statement.sql[end:]]).strip()
+    return "".join([*parts, statement.sql[end:]])
 
 
 def literal(value: Any) -> str:

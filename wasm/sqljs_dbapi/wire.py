@@ -1,6 +1,6 @@
 """How values travel between Python and SQLite: two buffers of bytes, which `js/driver.mjs` reads and writes at the other end.
 
-A row is `tag u8 × n · slot 8 bytes × n · bytes of the texts and blobs`: what its tags are is known before, so a row is packed by
+A row is `n tags, u8 · n slots of 8 bytes · the bytes of the texts and blobs`: what its tags are is known before, so a row is packed by
 one `struct` call. Many rows go column by column, because a whole column of one type is packed by one call, and the texts of a column
 are split at the NULs behind them. A slot holds an int64, a float64 or the length of a text or blob. Everything is little-endian.
 """
@@ -11,7 +11,16 @@ from struct import error as struct_error
 from typing import Any
 
 INTEGER, FLOAT, TEXT, BLOB, NULL, MIXED, CUT_TEXT = range(1, 8)
-TAGS: dict[type, int] = {int: INTEGER, bool: INTEGER, float: FLOAT, str: TEXT, bytes: BLOB, bytearray: BLOB, memoryview: BLOB, type(None): NULL}
+TAGS: dict[type, int] = {
+    int: INTEGER,
+    bool: INTEGER,
+    float: FLOAT,
+    str: TEXT,
+    bytes: BLOB,
+    bytearray: BLOB,
+    memoryview: BLOB,
+    type(None): NULL,
+}
 """The types that travel as they are. Others are adapted first."""
 SLOTS = {INTEGER: "q", FLOAT: "d", TEXT: "q", BLOB: "q", NULL: "8x"}
 
@@ -279,7 +288,9 @@ def _encode_column(column: Sequence[Any]) -> Iterator[bytes]:
 
 
 def _joined(column: Sequence[Any], kind: int, count: int) -> Iterable[bytes]:
-    pieces = [value.encode() for value in column] if kind == CUT_TEXT else [value if type(value) is bytes else _bytes(value) for value in column]
+    pieces = (
+        [value.encode() for value in column] if kind == CUT_TEXT else [value if type(value) is bytes else _bytes(value) for value in column]
+    )
     data = b"".join(piece + b"\0" for piece in pieces) if kind == CUT_TEXT else b"".join(pieces)
     return pack(f"<{count}I", *map(len, pieces)), pack("<I", len(data)), data
 

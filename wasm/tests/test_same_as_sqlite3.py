@@ -52,7 +52,7 @@ def outcome(action: Callable[[], Any]) -> Any:
         warnings.simplefilter("ignore")
         try:
             result = action()
-        except Exception as error:  # noqa: BLE001 - compared with the other's
+        except Exception as error:
             name = getattr(error, "sqlite_errorname", None)
             # sqlite3 does not know the names of codes that are newer than the SQLite it was built for
             return type(error).__name__, str(error), getattr(error, "sqlite_errorcode", None), name if name in vars(sqlite3) else None
@@ -139,12 +139,25 @@ SCRIPTS = {
         ("SELECT ?", ("x",)),
         ("SELECT ?, ?", ("xy",)),
         ("SELECT ?", (None,)),
-        ("SELECT ':a', \":b\", `:c`, [?] -- ?\n /* ? */ FROM (SELECT 1 \":b\", 2 `:c`, 3 [?]) WHERE ? = ?", (1, 1)),
+        ('SELECT \':a\', ":b", `:c`, [?] -- ?\n /* ? */ FROM (SELECT 1 ":b", 2 `:c`, 3 [?]) WHERE ? = ?', (1, 1)),
         ("SELECT :é, :a_1$x", ({"é": 1, "a_1$x": 2},)),
         ("SELECT $a::b", ({"a::b": 1},)),
     ),
     "text": [
-        *execute("", " ", "-- x", ";", "SELECT 1;", "SELECT 1; -- x", "SELECT 1; SELECT 2", "SELECT 1;;", "SELECT 1; x", "/* x", "nonsense", "SELECT"),
+        *execute(
+            "",
+            " ",
+            "-- x",
+            ";",
+            "SELECT 1;",
+            "SELECT 1; -- x",
+            "SELECT 1; SELECT 2",
+            "SELECT 1;;",
+            "SELECT 1; x",
+            "/* x",
+            "nonsense",
+            "SELECT",
+        ),
         *execute("SELECT 1\0", "SELECT '\ud800'", (1,), (b"SELECT 1",), (None,), "/* c */ -- d\n select 2", "SELECT 1 /* unfinished"),
         ("executescript", ("SELECT 1; SELECT 2",)),
         ("executescript", ("SELECT 1; nonsense",)),
@@ -238,9 +251,17 @@ SCRIPTS = {
     "transactions": [
         *execute(TABLE),
         ("con.commit", ()),
-        *execute("INSERT INTO t (a) VALUES (1)", "SAVEPOINT s", "INSERT INTO t (a) VALUES (2)", "ROLLBACK TO s", "RELEASE s", "SELECT a FROM t"),
+        *execute(
+            "INSERT INTO t (a) VALUES (1)", "SAVEPOINT s", "INSERT INTO t (a) VALUES (2)", "ROLLBACK TO s", "RELEASE s", "SELECT a FROM t"
+        ),
         ("con.rollback", ()),
-        *execute("SELECT a FROM t", ("INSERT INTO t (a) VALUES (?)", (1, 2)), "BEGIN", "INSERT INTO t (a) VALUES (1)", "INSERT INTO t (a) VALUES (1)"),
+        *execute(
+            "SELECT a FROM t",
+            ("INSERT INTO t (a) VALUES (?)", (1, 2)),
+            "BEGIN",
+            "INSERT INTO t (a) VALUES (1)",
+            "INSERT INTO t (a) VALUES (1)",
+        ),
         ("con.commit", ()),
         ("executescript", ("INSERT INTO t (a) VALUES (5); INSERT INTO t (a) VALUES (6);",)),
         *execute("UPDATE t SET b = 7"),
@@ -258,7 +279,14 @@ SCRIPTS = {
 @pytest.mark.parametrize("name", SCRIPTS)
 @pytest.mark.parametrize(
     "options",
-    [{}, {"isolation_level": None}, {"isolation_level": "IMMEDIATE"}, {"autocommit": True}, {"autocommit": False}, {"cached_statements": 0}],
+    [
+        {},
+        {"isolation_level": None},
+        {"isolation_level": "IMMEDIATE"},
+        {"autocommit": True},
+        {"autocommit": False},
+        {"cached_statements": 0},
+    ],
     ids=str,
 )
 def test_the_same_statements_do_the_same(name: str, options: dict[str, Any]):
@@ -288,7 +316,13 @@ def test_any_rows_come_back_as_from_sqlite3(rows: list[tuple[Any, ...]]):
             connection.execute(f"INSERT INTO t VALUES ({', '.join('?' * width)})", row)
         back = connection.execute("SELECT * FROM t").fetchall()
         one_by_one = list(connection.execute("SELECT * FROM t"))
-        found.append((repr(back), repr(one_by_one), connection.execute("SELECT c0, typeof(c0), hex(c0) FROM t WHERE typeof(c0) <> 'real'").fetchall()))
+        found.append(
+            (
+                repr(back),
+                repr(one_by_one),
+                connection.execute("SELECT c0, typeof(c0), hex(c0) FROM t WHERE typeof(c0) <> 'real'").fetchall(),
+            )
+        )
         connection.close()
     assert found[0] == found[1]
 
@@ -318,7 +352,9 @@ STATEMENTS = st.one_of(
             "PRAGMA table_info(t)",
         ]
     ).map(lambda sql: ("execute", (sql,))),
-    st.lists(st.integers(0, 30), max_size=5).map(lambda ids: ("executemany", ("INSERT INTO t (id, a) VALUES (?, ?)", [(n, str(n)) for n in ids]))),
+    st.lists(st.integers(0, 30), max_size=5).map(
+        lambda ids: ("executemany", ("INSERT INTO t (id, a) VALUES (?, ?)", [(n, str(n)) for n in ids]))
+    ),
 )
 
 

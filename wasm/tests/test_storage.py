@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -56,11 +57,19 @@ async def writer_elsewhere(name: str, mode: str = "wait") -> Any:
 
 
 def image(rows: int) -> bytes:
-    connection = sqlite3.connect(":memory:")
-    connection.execute("CREATE TABLE t(i INTEGER PRIMARY KEY)")
-    connection.executemany("INSERT INTO t VALUES (?)", [(i,) for i in range(rows)])
-    connection.commit()
-    return connection.serialize()
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute("CREATE TABLE t(i INTEGER PRIMARY KEY)")
+        connection.executemany("INSERT INTO t VALUES (?)", [(i,) for i in range(rows)])
+        connection.commit()
+        return connection.serialize()
+
+
+def native_count(found: bytes) -> int:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.deserialize(found)
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        (rows,) = connection.execute("SELECT count(*) FROM t").fetchone()
+        return int(rows)
 
 
 async def test_what_was_committed_is_there_again(name: str) -> None:
@@ -79,7 +88,9 @@ async def test_the_interval_stores_by_itself_and_status_tells(name: str) -> None
     await asyncio.sleep(0.4)
     status = database.status()
     assert (status.pending_commits, status.lag, status.failure) == (0, 0, None)
-    assert status.last_flush is not None and status.generation > 0 and status.size > 0
+    assert status.last_flush is not None
+    assert status.generation > 0
+    assert status.size > 0
     connection.close()
     await database.close()
     assert database.status().mode == "closed"
@@ -203,15 +214,12 @@ async def test_images_in_and_out(name: str) -> None:
         await storage.import_image(name, image(7))
     assert raised.value.reason == "exists"
     assert await count(name) == 7
-    native = sqlite3.connect(":memory:")
-    native.deserialize(await storage.export_image(name))
-    assert native.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert native_count(await storage.export_image(name)) == 7
     database = await sqljs_dbapi.open(name)
     connection = sqljs_dbapi.connect(name)
     await database.replace(image(9))
     assert connection.execute("SELECT count(*) FROM t").fetchone() == (9,)
-    native.deserialize(database.export())
-    assert native.execute("SELECT count(*) FROM t").fetchone() == (9,)
+    assert native_count(database.export()) == 9
     with pytest.raises(StorageError):
         await database.replace(b"no database")
     connection.close()

@@ -38,7 +38,7 @@ class Keeper {
   #tracker = null; #unsubscribe = null; #unfollow = null;
   #seen = 0; #stored = 0; // commits
   #since = null; #underWaySince = null; // when the oldest commit was made that is not stored, ms
-  #running = null; #timer = null; #notBefore = 0; #retries = 0; #lastTook = 0;
+  #running = null; #timer = null; #notBefore = 0; #retries = 0;
   #failure = null; #final = null;
   #flushes = 0; #failures = 0; #lastFlush = null;
   #onFailure; #stale = false; #closing = false; #closed = false;
@@ -81,9 +81,8 @@ class Keeper {
   #schedule() {
     if (this.#since === null || this.#running || this.#final || this.#closing) return;
     const now = Date.now();
-    // Early enough to be through in time, as far as the last one tells.
-    const early = Math.min(this.#interval / 2, Math.max(this.#interval / 10, 3 * this.#lastTook));
-    const wait = Math.max(this.#notBefore, this.#since + this.#interval - early) - now;
+    // Half of it is left for the storing, which a busy machine may hold up.
+    const wait = Math.max(this.#notBefore, this.#since + this.#interval / 2) - now;
     if (wait <= 0) return this.#background();
     if (this.#timer !== null) return;
     this.#timer = setTimeout(() => {
@@ -92,15 +91,15 @@ class Keeper {
     }, wait);
   }
 
-  #background() { this.#once().catch(() => {}); } // #once has kept the failure
+  #background(leaving = false) { this.#once(leaving).catch(() => {}); } // #once has kept the failure
 
   #onHidden = () => { if (globalThis.document.visibilityState === 'hidden') this.#onLeave(); };
-  #onLeave = () => { if (!this.#running && this.#tracker && !this.#final) this.#background(); };
+  #onLeave = () => { if (!this.#running && this.#tracker && !this.#final) this.#background(true); };
 
   // -- What
 
-  // One change from the tracker to the store. It is taken at once, before anything is awaited.
-  #once() {
+  // Takes the next change from the tracker: {taken, upTo}; taken is null where there is none. Throws 'busy' where it cannot now.
+  #begin() {
     clearTimeout(this.#timer);
     this.#timer = null;
     const upTo = this.#seen;
@@ -108,23 +107,40 @@ class Keeper {
     try {
       taken = this.#take();
     } catch (error) {
-      return this.#failed(error);
+      throw this.#failed(error);
     }
     if (taken === undefined) {
       this.#notBefore = Date.now() + NOT_NOW;
       this.#schedule();
-      return Promise.reject(problem('busy', 'a write transaction is open: nothing can be stored before it ends'));
+      throw problem('busy', 'a write transaction is open: nothing can be stored before it ends');
     }
     this.#underWaySince = this.#since;
     this.#since = null;
+    return { taken, upTo };
+  }
+
+  // One change from the tracker to the store. It is taken, and its storing begun, before anything is awaited.
+  async #once(leaving = false) {
+    if (this.#store.commitSync) return this.#onceSync();
+    const { taken, upTo } = this.#begin();
     if (taken === null) return this.#done(upTo, null);
     const started = performance.now();
-    const storing = this.#store.commit(taken).then(
+    this.#running = this.#store.commit({ ...taken, leaving }).then(
       () => this.#done(upTo, performance.now() - started),
-      (error) => this.#failed(error, taken),
+      (error) => { throw this.#failed(error, taken); },
     );
-    this.#running = storing;
-    return storing;
+    return this.#running;
+  }
+
+  #onceSync() {
+    const { taken, upTo } = this.#begin();
+    const started = performance.now();
+    try {
+      if (taken) this.#store.commitSync(taken);
+    } catch (error) {
+      throw this.#failed(error, taken);
+    }
+    this.#done(upTo, taken && performance.now() - started);
   }
 
   #take() {
@@ -136,7 +152,7 @@ class Keeper {
     return undefined;
   }
 
-  async #done(upTo, took) {
+  #done(upTo, took) {
     this.#running = null;
     this.#stored = upTo;
     this.#underWaySince = null;
@@ -144,14 +160,13 @@ class Keeper {
     this.#notBefore = 0;
     this.#retries = 0;
     if (took !== null) {
-      this.#lastTook = took;
       this.#lastFlush = Date.now();
       this.#flushes++;
     }
     this.#schedule();
   }
 
-  async #failed(error, taken) {
+  #failed(error, taken) {
     this.#running = null;
     if (taken) this.#tracker.restore(taken);
     this.#since = this.#underWaySince ?? this.#since ?? Date.now();
@@ -162,7 +177,7 @@ class Keeper {
     this.#notBefore = Date.now() + Math.min(RETRY_MOST, Math.max(this.#interval, RETRY_LEAST) * 2 ** this.#retries++);
     this.#schedule();
     this.#onFailure?.();
-    throw error;
+    return error;
   }
 
   /** The failure of a flush that nobody waited for, once; one that is final, always. null: all is well. */
@@ -196,21 +211,12 @@ class Keeper {
     if (!this.#store.commitSync) return false;
     if (this.#final) throw this.#final;
     if (!this.#tracker) return true;
-    if (this.#running) throw problem('busy', 'a flush is under way');
-    const upTo = this.#seen;
-    const taken = this.#take();
-    if (taken === undefined) throw problem('busy', 'a write transaction is open: nothing can be stored before it ends');
     try {
-      if (taken) this.#store.commitSync(taken);
+      this.#onceSync();
     } catch (error) {
-      this.#failed(error, taken).catch(() => {});
-      this.#failure = null;
+      this.#failure = null; // told here
       throw error;
     }
-    this.#since = null;
-    clearTimeout(this.#timer);
-    this.#timer = null;
-    this.#done(upTo, taken ? 0 : null);
     return true;
   }
 

@@ -24,7 +24,10 @@ const RETRY_AFTER = 100; // commits, after a base could not be written
 const LOG_BYTES = 1 << 20; // below this a new base is not worth it, whatever the size of the image
 const SUM = 8;
 const ITERATIONS = 600_000; // PBKDF2-SHA-256, OWASP 2023
+const FILLER = -1; // in the place of a segment's index
 const GONE = 'the browser has closed the database; the data of this site may have been cleared';
+const NEW_LOG_RECORDS = 96; // of 60 KB: more than the 4 MB after which LevelDB begins a new log; larger values go to files of their own
+const NEW_LOG_RECORD = 60_000;
 const PERSIST_TIMEOUT = 3000; // ms; some browsers never answer
 const DELETE_TIMEOUT = 5000; // ms
 
@@ -59,11 +62,13 @@ const described = (error, doing) => {
   return new StoreError('failed', `${doing} failed: ${name || 'Error'}: ${error?.message ?? error}`, error);
 };
 
-function openDatabase(indexedDB, name) {
+// `onLoss` hears what Chromium says when it found its own files corrupt and began anew.
+function openDatabase(indexedDB, name, onLoss = () => {}) {
   return new Promise((resolve, reject) => {
     if (!indexedDB) return reject(new StoreError('unavailable', 'there is no IndexedDB here: databases can only be kept in memory'));
     const request = indexedDB.open(name, FORMAT);
-    request.onupgradeneeded = () => {
+    request.onupgradeneeded = ({ dataLoss, dataLossMessage }) => {
+      if (dataLoss === 'total') onLoss(dataLossMessage);
       request.result.createObjectStore('log');
       request.result.createObjectStore('segments');
     };
@@ -236,8 +241,8 @@ const globals = (options) => ({
 
 class PageStore {
   /**
-   * What opening found bad, or null: why, the generation it fell back to, how many are lost, and the copy set aside (by a writer).
-   * @type {{reason: string, generation: number, lost: number, quarantined: string|null}|null}
+   * What opening found bad, or null: why, the generation it fell back to, how many are lost (null: unknown), and the copy set aside.
+   * @type {{reason: string, generation: number, lost: number|null, quarantined: string|null}|null}
    */
   recovered = null;
   /** true for a follower: it sees the writer's commits and makes none. */
@@ -278,12 +283,17 @@ class PageStore {
     if (!MODES.includes(mode)) throw new StoreError('invalid', `mode ${mode} is none of ${MODES.join(', ')}`);
     try {
       const writer = await this.#takeLock(mode, timeout);
-      this.#database = await openDatabase(this.#world.indexedDB, PREFIX + this.#name);
+      let wiped = null;
+      this.#database = await openDatabase(this.#world.indexedDB, PREFIX + this.#name, (message) => (wiped = message));
       this.#database.onversionchange = () => this.#break(new StoreError('gone', `the database ${this.#name} was removed elsewhere`));
       this.#database.onclose = () => this.#break(new StoreError('gone', `${this.#name}: ${GONE}`));
       await this.#unlock(writer);
       if (writer) await this.#becomeWriter();
       else await this.#load();
+      if (wiped !== null) {
+        const reason = `the browser found its own files corrupt and deleted all databases of this site: ${wiped}`;
+        this.recovered = { reason, generation: 0, lost: null, quarantined: null };
+      }
       this.#listen();
       return this;
     } catch (error) {
@@ -368,13 +378,31 @@ class PageStore {
         if (head.format !== FORMAT) throw new StoreError('invalid', `the database ${this.#name} has the unknown format ${head.format}`);
       }
       this.#headRecord = record;
+      if (record !== undefined && !head.closed) await this.#beginNewLog().catch(() => {}); // no room: the writing will tell
       try {
-        await this.#write(['log'], { ...head, writer: this.#writer }, () => {});
+        await this.#write(['log'], { ...head, writer: this.#writer, closed: false }, () => {});
         return;
       } catch (error) {
         if (error.code !== 'fenced') throw error; // somebody committed in between: look again
       }
     }
+  }
+
+  // When a process is killed, Chromium's LevelDB may be left with a log whose last record is torn. It appends to that log, and when it is
+  // opened the time after, finds it corrupt and deletes all databases of the site (seen at about one kill in a hundred). So after an end
+  // that was no close(), it is given enough to begin a new log, before anything depends on it.
+  async #beginNewLog() {
+    if (!('dataLoss' in (globalThis.IDBVersionChangeEvent?.prototype ?? {}))) return; // not Chromium
+    const transaction = this.#database.transaction('segments', 'readwrite', { durability: 'relaxed' });
+    const filler = this.#world.crypto.getRandomValues(new Uint8Array(NEW_LOG_RECORD)); // random: values may be compressed
+    for (let i = 0; i < NEW_LOG_RECORDS; i++) {
+      filler[i]++;
+      transaction.objectStore('segments').put(filler, [FILLER, i]);
+    }
+    await settled(transaction);
+    const removal = this.#database.transaction('segments', 'readwrite', { durability: 'relaxed' });
+    removal.objectStore('segments').delete(this.#world.keyRange.bound([FILLER, 0], [FILLER, NEW_LOG_RECORDS]));
+    await settled(removal);
   }
 
   // -- Reading
@@ -533,7 +561,7 @@ class PageStore {
    * One transaction under the fence: the stored head must be the one we know, or nothing is written.
    * The writes are queued behind the reading of the head without waiting for it; the check then commits or aborts them all.
    */
-  async #write(stores, head, work) {
+  async #write(stores, head, work, leaving = false) {
     const record = head && (await this.#records.seal('head', encodeJSON(head)));
     if (this.#broken) throw this.#broken;
     let transaction;
@@ -549,12 +577,14 @@ class PageStore {
       const log = transaction.objectStore('log');
       const current = log.get('head');
       current.onsuccess = () => {
+        if (leaving) return;
         if (same(current.result, this.#headRecord)) return transaction.commit?.();
         fenced = true;
         transaction.abort();
       };
       work(transaction);
       if (record) log.put(record, 'head');
+      if (leaving) transaction.commit?.();
     } catch (error) {
       failure = error;
       try { transaction.abort(); } catch { /* it was the abort that failed the writes */ }
@@ -570,15 +600,16 @@ class PageStore {
 
   /**
    * Stores one commit. Resolves when IndexedDB has it; rejects when nothing of it is stored. One at a time.
-   * @param {{pages?: Map<number, Uint8Array>, size?: number, pageSize?: number, full?: Uint8Array|null}} change
-   *   pages: by number, from 0. size: of the image after it, bytes. full: the whole image instead.
+   * @param {{pages?: Map<number, Uint8Array>, size?: number, pageSize?: number, full?: Uint8Array|null, leaving?: boolean}} change
+   *   pages: by number, from 0. size: of the image after it, bytes. full: the whole image instead. leaving: the page is about to go and
+   *   nothing of it will run again; then the Web Lock and the free place in the log have to do for the fence.
    */
-  async commit({ pages, size, pageSize, full = null }) {
+  async commit({ pages, size, pageSize, full = null, leaving = false }) {
     this.#check();
     if (this.#committing) throw new StoreError('busy', 'a commit is still being stored');
     this.#committing = true;
     try {
-      await this.#exclusive(() => (full ? this.#writeFull(full) : this.#writePages(pages, size, pageSize)));
+      await this.#exclusive(() => (full ? this.#writeFull(full) : this.#writePages(pages, size, pageSize, leaving && this.#lock !== null)));
     } finally {
       this.#committing = false;
     }
@@ -593,7 +624,7 @@ class PageStore {
     if (this.readOnly) throw new StoreError('readonly', `the database ${this.#name} is followed: another tab or worker writes it`);
   }
 
-  async #writePages(pages, size, pageSize) {
+  async #writePages(pages, size, pageSize, leaving) {
     if (this.#size && pageSize !== this.#pageSize) throw new StoreError('invalid', `a page size of ${pageSize}, not ${this.#pageSize}`);
     if (size % pageSize) throw new StoreError('invalid', 'the size of the image is not a number of whole pages');
     const generation = this.generation + 1;
@@ -607,10 +638,11 @@ class PageStore {
       const delta = encodeDelta({ generation, part, parts, pageSize, pageCount: size / pageSize, numbers: some, pages });
       records.push(await this.#records.seal(deltaLabel(generation, part), delta));
     }
-    await this.#write(['log'], { ...this.#head, generation }, (transaction) => {
+    const add = (transaction) => {
       const log = transaction.objectStore('log');
-      records.forEach((record, part) => log.put(record, deltaKey(generation, part)));
-    });
+      records.forEach((record, part) => log.add(record, deltaKey(generation, part))); // fails if the place is taken
+    };
+    await this.#write(['log'], { ...this.#head, generation }, add, leaving);
     this.#size = size;
     this.#pageSize = pageSize;
     this.#logRecords += parts;
@@ -880,6 +912,7 @@ class PageStore {
     this.#closed = true;
     await this.#refreshing?.catch(() => {});
     await this.#turn;
+    if (!this.readOnly && !this.#broken) await this.#write(['log'], { ...this.#head, closed: true }, () => {}).catch(() => {});
     this.#shut();
     this.#image = null;
   }

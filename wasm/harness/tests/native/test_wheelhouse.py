@@ -13,6 +13,7 @@ import pytest
 
 WASM = Path(__file__).resolve().parents[3]
 BUILD = WASM / "build"
+LOCKS = [BUILD / "wheelhouse" / "pyodide-lock.json", BUILD / "test-lock.json"]
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_one_changed_byte_of_sql_js_stops_the_build(project: Path, file: str) ->
     assert not list((project / "dist").glob("*.whl"))
 
 
-@pytest.mark.parametrize("file", [BUILD / "wheelhouse" / "pyodide-lock.json", BUILD / "test-lock.json"], ids=lambda file: file.name)
+@pytest.mark.parametrize("file", LOCKS, ids=lambda file: file.name)
 def test_a_lock_names_files_that_are_there_with_their_digests_and_all_they_need(file: Path) -> None:
     packages = lock_of(file)["packages"]
     for package in packages.values():
@@ -89,6 +90,17 @@ def test_a_lock_names_files_that_are_there_with_their_digests_and_all_they_need(
         assert hashlib.sha256(wheel.read_bytes()).hexdigest() == package["sha256"], wheel.name
         assert set(package["depends"]) <= packages.keys(), package["name"]
         assert package["imports"], package["name"]
+
+
+@pytest.mark.parametrize("file", LOCKS, ids=lambda file: file.name)
+def test_pyodide_lock_reads_a_lock_and_finds_its_names_and_versions_in_its_files(file: Path) -> None:
+    pyodide_lock = pytest.importorskip("pyodide_lock", reason="pyodide-lock, which comes with pyodide-build, needs Python 3.12")
+    spec = pyodide_lock.PyodideLockSpec.from_json(file)
+    for package in spec.packages.values():
+        package.file_name = Path(package.file_name).name  # the test lock names directories too
+    spec.check_wheel_filenames()
+    stock = pyodide_lock.PyodideLockSpec.from_json(WASM / "node_modules" / "pyodide" / "pyodide-lock.json")
+    assert spec.info == stock.info
 
 
 def test_ours_need_what_they_need_in_the_browser() -> None:
