@@ -25,7 +25,9 @@ export async function boot({ loadPyodide, lock, base, inside, write, packages = 
     stdout: line => write(1, encoder.encode(`${line}\n`)),
     stderr: line => write(2, encoder.encode(`${line}\n`)),
   });
-  await pyodide.loadPackage(packages, { messageCallback: () => {} });
+  const failures = []; // Pyodide says so, and goes on without the package
+  await pyodide.loadPackage(packages, { messageCallback: () => {}, errorCallback: message => failures.push(message) });
+  if (failures.length) throw new Error(failures.join('\n'));
   for (const [descriptor, set] of [[1, 'setStdout'], [2, 'setStderr']]) {
     pyodide[set]({ write: bytes => (write(descriptor, bytes.slice()), bytes.length) });
   }

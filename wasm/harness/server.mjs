@@ -23,14 +23,16 @@ const TYPES = {
 export async function serve({ headers = {}, root = WASM } = {}) {
   const server = createServer((request, response) => {
     const path = normalize(decodeURIComponent(new URL(request.url, 'http://127.0.0.1').pathname));
-    const answer = (status, type, body) => response.writeHead(status, { 'Content-Type': type, 'Cache-Control': 'no-cache', ...headers }).end(body);
+    const always = { 'Cache-Control': 'no-cache', ...headers };
+    const head = (status, type, more) => response.writeHead(status, { 'Content-Type': type, ...more, ...always });
+    const answer = (status, type, body) => head(status, type).end(body);
     if (path === '/tree.tar') return answer(200, 'application/x-tar', archive(TREE));
     if (path === '/favicon.ico') return answer(204, 'image/x-icon');
     const file = root + path + (path.endsWith('/') ? 'index.html' : '');
     const found = statSync(file, { throwIfNoEntry: false });
     if (!found?.isFile()) return answer(404, 'text/plain', `there is no ${path}\n`);
     const type = TYPES[extname(file)] ?? 'application/octet-stream';
-    response.writeHead(200, { 'Content-Type': type, 'Content-Length': found.size, 'Cache-Control': 'no-cache', ...headers });
+    head(200, type, { 'Content-Length': found.size });
     return createReadStream(file).pipe(response);
   });
   await new Promise(resolve => server.listen(0, '127.0.0.1', resolve));

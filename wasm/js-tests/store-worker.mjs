@@ -95,9 +95,10 @@ export const calls = {
         engine.runScript(keeper.path, `BEGIN; INSERT INTO t VALUES(${i}, ${Math.random()}, randomblob(${(i * 7919) % 9000}));
           UPDATE t SET x=randomblob(${(i * 31) % 5000}) WHERE i=${1 + ((i * 13) % i)}; COMMIT`);
         const at = Date.now();
-        if (i % 40 === 0) engine.runScript(keeper.path, 'VACUUM');
+        if (i % (durable ? 40 : 400) === 0) engine.runScript(keeper.path, 'VACUUM');
         if (durable) await keeper.flush();
-        self.postMessage({ news: { i, at } });
+        const { lag } = keeper.status();
+        self.postMessage({ news: { i, at, lag, storedUntil: Date.now() - lag } });
         await pause(durable ? 0 : 3);
       }
     })();

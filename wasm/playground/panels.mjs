@@ -144,6 +144,11 @@ const ago = then => {
   return seconds < 1 ? 'just now' : seconds < 60 ? `${Math.floor(seconds)} s ago` : seconds < 3600 ? `${Math.floor(seconds / 60)} min ago` : clock.format(then);
 };
 
+function pending({ pending_bytes: bytes, pending_commits: commits }) {
+  if (!commits) return 'nothing';
+  return `${bytes ? `${size(bytes)}, ` : ''}${figure(commits)} commit${commits === 1 ? '' : 's'}`;
+}
+
 /** @param {any} status of the storage; see `sqljs_dbapi.storage.Status` */
 export function showStorage(status) {
   const { read_only: follows, failure } = status;
@@ -152,7 +157,7 @@ export function showStorage(status) {
   put(find('lock'), locks[status.lock] ?? status.lock);
   put(find('flushed'), follows ? 'by the other tab' : status.last_flush ? ago(status.last_flush) : 'nothing to store yet');
   put(find('lag'), follows ? '—' : `${Math.round(status.lag)} ms`);
-  put(find('pending'), follows ? '—' : status.pending_commits ? `${size(status.pending_bytes)}, ${figure(status.pending_commits)} commits` : 'nothing');
+  put(find('pending'), follows ? '—' : pending(status));
   put(find('size'), size(status.size));
   put(find('generation'), figure(status.generation));
   put(find('room'), status.quota ? `${size(status.usage)} of ${size(status.quota)}` : 'not known');

@@ -2,8 +2,9 @@
 // PYTHON names a native Python that can import ruv_swarm_store from this tree (python3 otherwise).
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, test } from 'node:test';
@@ -45,12 +46,12 @@ afterEach(async () => {
 });
 
 /** Open the playground in a tab, and wait until it is usable. */
-async function visit() {
+async function visit(url = server.url) {
   const page = await browser.driver.newPage();
   page.setDefaultTimeout(LONG);
   page.on('pageerror', error => complaints.push(error.stack ?? String(error)));
   page.on('console', message => ['error', 'warning'].includes(message.type()) && complaints.push(message.text()));
-  await page.goto(`${server.url}/`);
+  await page.goto(`${url}/`);
   await ready(page);
   return page;
 }
@@ -249,6 +250,38 @@ test('two tabs: the second follows, takes over by asking, and takes the place of
   await second.close();
   await first.waitForFunction(() => document.getElementById('role').textContent === 'writer');
   await first.waitForFunction(tasks => document.querySelector('#counts > div:nth-child(2) dd').textContent.replaceAll(',', '') === tasks, before.tasks);
+});
+
+test('a newer build is downloaded beside the one in use, whole or not at all, and takes its place when the visitor says so', options, async () => {
+  const site = join(directory, 'site');
+  await cp(SITE, site, { recursive: true });
+  const newer = await serve({ root: site });
+  try {
+    const page = await visit(newer.url);
+    const { width } = page.viewportSize();
+    await page.setViewportSize({ width: 360, height: 740 });
+    assert.ok((await page.evaluate(() => document.documentElement.scrollWidth)) <= 360, 'a phone has to scroll sideways');
+    await page.setViewportSize({ width, height: 720 });
+
+    const style = `${await readFile(join(site, 'style.css'), 'utf8')}/* newer */`;
+    const worker = await readFile(join(site, 'service-worker.js'), 'utf8');
+    const [before, after] = [await readFile(join(site, 'style.css')), Buffer.from(style)].map(bytes => createHash('sha256').update(bytes).digest('hex'));
+    await writeFile(join(site, 'service-worker.js'), worker.replace(before, after)); // the list is there before the file
+    const update = () => page.evaluate(async () => (await navigator.serviceWorker.ready).update().then(({ installing }) => installing &&
+      new Promise(resolve => installing.addEventListener('statechange', () => resolve(installing.state)))));
+    assert.equal(await update(), 'redundant');
+    assert.equal(await page.isHidden('#renewed'), true);
+    await writeFile(join(site, 'style.css'), style);
+    assert.equal(await update(), 'installed');
+    await page.waitForSelector('#renewed:not([hidden])');
+    assert.doesNotMatch(await page.evaluate(() => fetch('style.css').then(response => response.text())), /newer/);
+    await Promise.all([page.waitForEvent('load'), page.click('#renew')]);
+    await ready(page);
+    assert.match(await page.evaluate(() => fetch('style.css').then(response => response.text())), /newer/);
+    complaints = complaints.filter(each => !/style\.css is not that of this build/.test(each)); // so it is meant to complain
+  } finally {
+    await newer.close();
+  }
 });
 
 test('a tab that does not answer is made to hand over: its writes are fenced off, and it follows', options, async () => {

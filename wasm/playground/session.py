@@ -144,6 +144,7 @@ class Session:
     async def _conduct(self, path: str, orders: Orders) -> None:
         try:
             await conduct(self._open, path, orders, self._show)
+            await self._open.flush()
         except Exception as error:
             log.exception("the run ended")
             self._tell("trouble", str(error))
@@ -200,6 +201,7 @@ class Session:
             scene |= {"elapsed": view.elapsed, "rate": view.rate, "said": view.said, "stage": view.stage}
         elif progress is not None:
             scene["rate"] = self._throughput.measure(progress.completed)
+        self._tell("storage", self.status())  # not older than what is shown beside it
         self._tell("scene", scene)
 
     def _state(self, store: Store, run: Run) -> str:

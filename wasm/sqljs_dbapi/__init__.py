@@ -44,11 +44,17 @@ from sqljs_dbapi.errors import (
 )
 from sqljs_dbapi.row import Row
 from sqljs_dbapi.sql import complete_statement
+from sqljs_dbapi.type_objects import BINARY, DATETIME, NUMBER, ROWID, STRING
 
 __all__ = [
+    "BINARY",
+    "DATETIME",
     "LEGACY_TRANSACTION_CONTROL",
+    "NUMBER",
     "PARSE_COLNAMES",
     "PARSE_DECLTYPES",
+    "ROWID",
+    "STRING",
     "Binary",
     "Blob",
     "Connection",

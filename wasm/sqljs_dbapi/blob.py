@@ -29,7 +29,8 @@ class Blob:
         found = self._select("typeof({0}), length(CAST({0} AS BLOB))")
         if found is None:
             errors.raise_code(SQLITE_ERROR, f"no such rowid: {row}")
-        kind, self._length = found
+        kind: str = found[0]
+        self._length: int = found[1]
         if kind not in {"blob", "text"}:
             errors.raise_code(SQLITE_ERROR, f"cannot open value of type {kind}")
 
@@ -43,7 +44,7 @@ class Blob:
         found = self._select("length(CAST({0} AS BLOB)), CAST(substr(CAST({0} AS BLOB), ?, ?) AS BLOB)", start + 1, length)
         if found is None or found[0] != self._length:
             errors.raise_code(SQLITE_ABORT, "query aborted")
-        return found[1] or b""
+        return bytes(found[1] or b"")
 
     def _replace(self, start: int, data: bytes) -> None:
         if self._readonly:
@@ -130,7 +131,7 @@ class Blob:
     def _index(self, key: Any) -> int:
         if not isinstance(key, int):
             raise TypeError("Blob indices must be integers")
-        index: int = key + self._length if key < 0 else key
+        index = int(key) + self._length if key < 0 else int(key)
         if not 0 <= index < self._length:
             raise IndexError("Blob index out of range")
         return index

@@ -97,7 +97,7 @@ class Connection:
         if not self._db:
             self._check()
         cursor = factory(self)
-        if factory is not Cursor and not isinstance(cursor, Cursor):
+        if not isinstance(cursor, Cursor):
             raise TypeError(f"factory must return a cursor, not {type(cursor).__name__}")
         if self.row_factory is not None:
             cursor.row_factory = self.row_factory

@@ -1,7 +1,6 @@
 """Cursors: statements are executed and their rows fetched here."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 from struct import error as struct_error
 from typing import TYPE_CHECKING, Any, Self
 
@@ -27,6 +26,9 @@ ROWS_AT = HEADER.size  # and after the error message, if there is one
 RowFactory = Callable[["Cursor", tuple[Any, ...]], Any]
 
 
+_END = object()  # no further row
+
+
 class _Text(bytes):
     """A text as it came, for a `text_factory` or an error when its row is fetched."""
 
@@ -36,7 +38,7 @@ class Cursor:
 
     connection: "Connection"
     description: Description | None = None
-    """Seven values for each column of the result: its name and six times None."""
+    """Seven values for each column of the result: its name, its declared type if it is a table's, and five times None."""
     rowcount: int = -1
     """Rows changed by INSERT, UPDATE, DELETE or REPLACE; -1 for others."""
     lastrowid: int | None = None
@@ -290,7 +292,8 @@ class Cursor:
         if code == SQLITE_DONE:
             self._statement = None
             self.rowcount = changes if statement.is_dml else -1
-            connection._give_back(self._text, statement)
+            if connection._idle.setdefault(self._text, statement) is not statement:
+                connection._give_back(self._text, statement)
             if connection._path is not None and not connection._in_transaction:
                 connection._committed(statement)
         elif code == SQLITE_ROW:
@@ -397,6 +400,16 @@ class Cursor:
 
     def fetchone(self) -> Any:
         """The next row, or None."""
+        index = self._next
+        if index < len(self._rows) and self._statement is None and self.row_factory is None and not (self._raw or self._unusable):
+            if not self.connection._db:
+                self._check()
+            self._next = index + 1
+            return self._rows[index]
+        row = self._fetch()
+        return None if row is _END else row
+
+    def _fetch(self) -> Any:
         if self._unusable or not self.connection._db:
             self._check()
         index = self._next
@@ -406,7 +419,9 @@ class Cursor:
             self._more()
             index, rows = self._next, self._rows
         if index >= len(rows):
-            return None
+            if self.description is None:
+                raise ProgrammingError("there is no result: nothing was executed, or a statement that gives none")
+            return _END
         row: Any = rows[index]
         if self._raw:
             row = self._value(row)  # the row stays where it is if it has no value
@@ -415,15 +430,20 @@ class Cursor:
 
     def fetchmany(self, size: int | None = None) -> list[Any]:
         """The next rows, at most `size`."""
-        if self._unusable or not self.connection._db:
-            self._check()
         wanted = self.arraysize if size is None else size
-        return list(islice(self, wanted)) if wanted >= 0 else self.fetchall()
+        if wanted < 0:
+            return self.fetchall()
+        found: list[Any] = []
+        while len(found) < wanted and (row := self._fetch()) is not _END:
+            found.append(row)
+        return found
 
     def fetchall(self) -> list[Any]:
         """All rows that are left."""
         if self._unusable or not self.connection._db:
             self._check()
+        if self.description is None:
+            return [self._fetch()]  # which refuses
         while self._statement is not None:
             self._take_more(self._statement, MOST_ROWS)
         if self._raw:
@@ -438,7 +458,12 @@ class Cursor:
         return self
 
     def __next__(self) -> Any:
-        if (row := self.fetchone()) is None:
+        if self._unusable or not self.connection._db:
+            self._check()
+        if self.description is None:  # iterating over nothing is no mistake
+            raise StopIteration
+        row = self._fetch()
+        if row is _END:
             raise StopIteration
         return row
 

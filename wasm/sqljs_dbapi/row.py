@@ -15,7 +15,7 @@ class Row:
 
     __slots__ = ("_description", "_values")
 
-    def __new__(cls, cursor: "Cursor", data: tuple[Any, ...], /) -> "Row":
+    def __new__(cls, cursor: "Cursor", data: tuple[Any, ...], /) -> "Row":  # noqa: D102 - see the class
         from sqljs_dbapi.cursor import Cursor
 
         for name, value, kind in (("1", cursor, Cursor), ("2", data, tuple)):

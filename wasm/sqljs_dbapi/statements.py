@@ -1,6 +1,7 @@
 """Prepared statements: made once for each text of SQL, kept while they may be needed again."""
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from sqljs_dbapi import errors
@@ -10,9 +11,13 @@ if TYPE_CHECKING:
     from sqljs_dbapi._engine import Engine
     from sqljs_dbapi.sql import Placeholder
 
-Description = tuple[tuple[str, None, None, None, None, None, None], ...]
+Description = tuple[tuple[str, str | None, None, None, None, None, None], ...]
 READING = frozenset({"", "SELECT", "VALUES", "WITH", "EXPLAIN", "BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE"})
 """The verbs of statements that change nothing themselves."""
+_STORED = re.compile(
+    r"PRAGMA\s+(\w+\s*\.\s*)?(application_id|auto_vacuum|encoding|incremental_vacuum|schema_version|user_version)\s*[=(]", re.IGNORECASE
+)
+"""What is set in the database itself; other PRAGMAs read, or set what concerns the connection."""
 LENGTH_LIMIT = 1_000_000_000  # bytes of one statement or value: SQLite's own
 
 
@@ -46,7 +51,7 @@ class Statement:
         self.verb = verb
         self.is_dml = verb in MODIFYING
         """Whether it begins a transaction by itself and counts rows."""
-        self.modifies = modifies or (verb not in READING and not (verb == "PRAGMA" and "=" not in sql))
+        self.modifies = modifies or (_STORED.search(sql) is not None if verb == "PRAGMA" else verb not in READING)
         """Whether it may change something."""
         self.names = names
         """How each parameter is written; None for a question mark."""
@@ -54,7 +59,9 @@ class Statement:
         """How many parameters it has."""
         self.named = any(name is not None and name[0] != "?" for name in names)
         self.placeholders: list[Placeholder] = placeholders
-        self.description: Description | None = tuple((name, None, None, None, None, None, None) for name in columns) or None
+        self.description: Description | None = (
+            tuple((name, kind, None, None, None, None, None) for name, kind in zip(columns, types, strict=True)) or None
+        )
         self.converted: tuple[int, ...] = ()
         """The columns read as bytes for a converter."""
 

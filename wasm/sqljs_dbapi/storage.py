@@ -236,19 +236,25 @@ class Database:
         Raises StorageError. Unless another writer took over, the database is then still open, for another try or an export; `discard`
         closes it all the same.
         """
-        if self._closed:
+        if self._closed or self._opens == 0:
             return
         if self._opens > 1:
-            self._opens -= 1
             await self.flush()
+            self._opens -= 1
             return
+        self._opens = 0
+        _closing[self.name] = ended = asyncio.Event()
         failure = None
         try:
             await _awaited(self._keeper.close(_object(discard=discard)))
         except StorageError as error:
             if error.reason not in {"fenced", "gone"}:
+                self._opens = 1
                 raise
             failure = error
+        finally:
+            del _closing[self.name]
+            ended.set()
         self._closed = True
         self._guard()
         _databases.pop(self.name, None)
@@ -335,6 +341,7 @@ class _Options:
 _modules: dict[str, Any] = {}
 _databases: dict[str, Database] = {}
 _opening: dict[str, "asyncio.Task[Database]"] = {}
+_closing: dict[str, asyncio.Event] = {}
 guarded: dict[str, Database] = {}
 """Databases whose connections have to ask `check()` before a statement, by path: followed, failed or closed ones."""
 
@@ -372,8 +379,8 @@ async def open(
     options of the first, and each is to be closed. Raises StorageError.
     """
     options = _Options(durability, sync_interval, strict, mode, timeout, key, persist)
-    while name in _opening:
-        await asyncio.wait({_opening[name]})
+    while name in _opening or name in _closing:
+        await (_closing[name].wait() if name in _closing else asyncio.wait({_opening[name]}))
     if (database := _databases.get(name)) is not None:
         database._opens += 1
         return database
@@ -405,8 +412,8 @@ def open_for_connect(name: str, **options: Any) -> str:
     from pyodide.ffi import can_run_sync, run_sync
 
     database = _databases.get(name)
-    if database is None:
-        if _modules and hasattr(_modules["store"], "openStoreSync"):
+    if database is None or name in _closing:
+        if name not in _closing and _modules and hasattr(_modules["store"], "openStoreSync"):
             checked = _Options(**options)
             if checked.mode == "wait":
                 checked = _Options(**{**options, "mode": "fail"})

@@ -118,7 +118,7 @@ def encode_row(values: Sequence[Any], buffers: Buffers) -> None:
         raise OverflowError("Python int too large to convert to SQLite INTEGER") from error
 
 
-def _bytes(value: bytearray | memoryview) -> bytes:
+def _bytes(value: bytes | bytearray | memoryview) -> bytes:
     if isinstance(value, memoryview) and not value.c_contiguous:
         raise BufferError("memoryview: underlying buffer is not C-contiguous")
     return bytes(value)
@@ -186,7 +186,7 @@ def decode_columns(buffer: bytearray, at: int, rows: int, count: int, text: Text
                 if missing:
                     column, missing = _spread(column, missing, rows), ()
             else:
-                column = _cut(data, lengths, kind, text)
+                column = _cut(data, lengths, kind, text, set(missing))
         if missing:
             column = list(column)
             for index in missing:
@@ -204,11 +204,14 @@ def _spread(values: Sequence[Any], missing: Sequence[int], rows: int) -> list[An
     return [next(following) if there else None for there in present]
 
 
-def _cut(data: bytes, lengths: Sequence[int], kind: int, text: TextFactory | None) -> list[Any]:
-    """Texts of which one has a NUL, each with another one behind it, or blobs."""
-    found = []
+def _cut(data: bytes, lengths: Sequence[int], kind: int, text: TextFactory | None, missing: set[int]) -> list[Any]:
+    """Texts of which one has a NUL, each with another one behind it, or blobs. Nothing is there for those that are missing."""
+    found: list[Any] = []
     start = 0
-    for length in lengths:
+    for index, length in enumerate(lengths):
+        if index in missing:
+            found.append(None)
+            continue
         piece = data[start : start + length]
         found.append(piece if kind == BLOB else piece.decode() if text is None else text(piece))
         start += length + (kind == CUT_TEXT)
@@ -270,9 +273,8 @@ def _encode_column(column: Sequence[Any]) -> Iterator[bytes]:
         texts = "\0".join(present) + "\0"
         if texts.count("\0") != len(present):
             kind = CUT_TEXT
-    elif missing:
-        filler = {INTEGER: 0, FLOAT: 0.0, BLOB: b""}[kind]
-        column = [filler if value is None else value for value in column]
+    elif missing and kind != BLOB:
+        column = [0 if value is None else value for value in column]
     yield pack("<BI", kind, len(missing)) + pack(f"<{len(missing)}I", *missing)
     if kind == TEXT:
         data = texts.encode()
@@ -281,18 +283,17 @@ def _encode_column(column: Sequence[Any]) -> Iterator[bytes]:
         yield pack(f"<{count}q", *column)
     elif kind == FLOAT:
         yield pack(f"<{count}d", *column)
-    elif kind == CUT_TEXT:
-        yield from _joined(["" if value is None else value for value in column], kind, count)
     elif kind != NULL:
-        yield from _joined(column, kind, count)
+        yield from _joined(column, kind)
 
 
-def _joined(column: Sequence[Any], kind: int, count: int) -> Iterable[bytes]:
-    pieces = (
-        [value.encode() for value in column] if kind == CUT_TEXT else [value if type(value) is bytes else _bytes(value) for value in column]
-    )
-    data = b"".join(piece + b"\0" for piece in pieces) if kind == CUT_TEXT else b"".join(pieces)
-    return pack(f"<{count}I", *map(len, pieces)), pack("<I", len(data)), data
+def _joined(column: Sequence[Any], kind: int) -> Iterable[bytes]:
+    """Texts or blobs behind their lengths. Nothing is there for those that are missing."""
+    end = b"\0" if kind == CUT_TEXT else b""
+    pieces = [b"" if value is None else (value.encode() if kind == CUT_TEXT else _bytes(value)) + end for value in column]
+    lengths = [len(piece) - len(end) if piece else 0 for piece in pieces]
+    data = b"".join(pieces)
+    return pack(f"<{len(column)}I", *lengths), pack("<I", len(data)), data
 
 
 def _encode_mixed(column: Sequence[Any]) -> Iterator[bytes]:

@@ -300,6 +300,21 @@ def test_interrupt(connection):
     assert caught.value.sqlite_errorname == "SQLITE_INTERRUPT"
     connection.interrupt()
     assert connection.execute("SELECT 1").fetchone() == (1,)
+    other = sqljs_dbapi.connect(":memory:")
+    other.create_function("harmless", 0, lambda: 1)
+    connection.create_function("stop_other", 0, other.interrupt)
+    connection.execute("SELECT stop_other()")
+    assert other.execute("SELECT harmless()").fetchone() == (1,)
+    other.close()
+
+
+def test_large_rows_are_not_all_read_ahead(connection):
+    """Sixteen rows of 30 MB each would not fit."""
+    cursor = connection.execute(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 12) SELECT i, zeroblob(30000000) FROM n"
+    )
+    assert len(cursor._rows) == 2
+    assert [(number, len(blob)) for number, blob in cursor] == [(number, 30_000_000) for number in range(1, 13)]
 
 
 @BOTH
@@ -452,7 +467,7 @@ def test_files_of_the_engine():
         "DELETE FROM t",
         "ROLLBACK",
     ):
-        two.execute(quiet).fetchall()
+        list(two.execute(quiet))
     assert len(seen) == 2
     loud = (
         "UPDATE t SET x = x + 1",
@@ -462,7 +477,7 @@ def test_files_of_the_engine():
         "WITH w AS (SELECT 1) DELETE FROM t WHERE x = 1",
     )
     for number, statement in enumerate(loud, 3):
-        two.execute(statement).fetchall()
+        list(two.execute(statement))
         assert len(seen) == number, statement
     assert not js.inWriteTransaction(path)
     image = js.exportFile(path).to_bytes()

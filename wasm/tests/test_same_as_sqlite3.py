@@ -68,7 +68,7 @@ def state(connection: Any, cursor: Any) -> Any:
         "total_changes": outcome(lambda: connection.total_changes),
         "rowcount": cursor.rowcount,
         "lastrowid": cursor.lastrowid,
-        "description": cursor.description,
+        "description": cursor.description and [column[0] for column in cursor.description],  # sqlite3 has no type codes
     }
 
 
@@ -84,7 +84,8 @@ def compare(steps: list[tuple[str, tuple[Any, ...]]], **options: Any) -> None:
             made = outcome(lambda target=target, name=name, given=given: getattr(target, name.removeprefix("con."))(*given))
             # this driver has read more rows by now than sqlite3, maybe all of them
             before = None if cursor.description else state(connection, cursor)
-            rows = outcome(cursor.fetchall)
+            # PEP 249 lets nothing be fetched where there is no result; sqlite3 gives no rows
+            rows = outcome(cursor.fetchall if cursor.description else lambda cursor=cursor: list(cursor))
             seen.append((made, before, rows, types(rows), state(connection, cursor)))
         assert seen[0] == seen[1], (name, arguments)
     for connection in connections:

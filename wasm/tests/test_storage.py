@@ -143,6 +143,18 @@ async def test_opened_twice_is_one_database_that_the_last_close_ends(name: str) 
     assert await count(name) == 0
 
 
+async def test_open_waits_for_a_close_that_is_under_way(name: str) -> None:
+    for _ in range(5):
+        database = await sqljs_dbapi.open(name, sync_interval=60)
+        sqljs_dbapi.connect(name).execute("CREATE TABLE IF NOT EXISTS t(i)")
+        closing = asyncio.ensure_future(database.close())
+        await asyncio.sleep(0)
+        again = await sqljs_dbapi.open(name)
+        assert sqljs_dbapi.connect(name).execute("SELECT count(*) FROM t").fetchone() == (0,)
+        await closing
+        await again.close()
+
+
 async def test_connect_opens_what_it_can(name: str) -> None:
     if can_run_sync() or ON_NODE:
         connection = sqljs_dbapi.connect(name)

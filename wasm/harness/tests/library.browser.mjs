@@ -73,7 +73,10 @@ const installs = {
   'the wheelhouse, hosted as it is, needs no option': async ({ wheelhouse }) => {
     const { loadPyodide } = await import(`${wheelhouse}/pyodide.mjs`);
     const pyodide = await loadPyodide();
-    await pyodide.loadPackage('ruv-swarm-store', { messageCallback: () => {} });
+    const errorCallback = message => {
+      throw new Error(message);
+    };
+    await pyodide.loadPackage('ruv-swarm-store', { messageCallback: () => {}, errorCallback });
     return pyodide;
   },
   "micropip installs our wheels from their URLs, and what they need from the wheelhouse's lock": async ({ wheelhouse, ours }) => {
@@ -111,9 +114,8 @@ for (const [name, install] of Object.entries(installs)) {
       const page = await browser.open(`${server.url}/build/wheelhouse/package.json`); // a page with nothing in it
       const strangers = [];
       page.on('request', request => request.url().startsWith(server.url) || strangers.push(request.url()));
-      const result = await page.evaluate(
-        `(async () => (await (${install})(${JSON.stringify({ wheelhouse, ours, wheels, plain: `${server.url}/node_modules/pyodide` })})).runPython(${JSON.stringify(PROVEN)}))()`,
-      );
+      const places = JSON.stringify({ wheelhouse, ours, wheels, plain: `${server.url}/node_modules/pyodide` });
+      const result = await page.evaluate(`(${install})(${places}).then(pyodide => pyodide.runPython(${JSON.stringify(PROVEN)}))`);
       assert.equal(result, 'sqlite+sqljs 0.1.0 0.1.0');
       assert.deepEqual(strangers, [], 'nothing was fetched from elsewhere');
     } finally {

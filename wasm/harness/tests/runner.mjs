@@ -28,8 +28,9 @@ function run(...words) {
  */
 export function testRunner(name, words, skip) {
   test(`${name}: output streams, arguments and the exit code of a program pass`, { skip }, async () => {
-    const program = 'import asyncio, sys\nprint("first é", sys.argv[1:], flush=True)\nawait asyncio.sleep(1)\nprint("last", x)\nsys.exit(7)';
-    const { code, pieces, output, errors } = await run(...words, '--before', 'import builtins; builtins.x = "before"', '-c', program, 'a', '--b');
+    const before = 'import builtins; builtins.x = "before"';
+    const program = 'import asyncio, sys\nprint("first é", sys.argv[1:])\nawait asyncio.sleep(1)\nprint("last", x)\nsys.exit(7)';
+    const { code, pieces, output, errors } = await run(...words, '--before', before, '-c', program, 'a', '--b');
     assert.equal(output, "first é ['a', '--b']\nlast before\n", errors);
     assert.equal(code, 7);
     assert.ok(pieces.at(-1).at - pieces[0].at > 800, 'the first line came when it was printed');
@@ -40,7 +41,8 @@ export function testRunner(name, words, skip) {
     try {
       const source = ['wrong(): assert 1 == 2', 'right(): assert True', 'other(): assert False'].map(line => `def test_${line}\n`).join('');
       writeFileSync(`${directory}/test_failing.py`, source);
-      const { code, output } = await run(...words, `${directory}/test_failing.py`, '--', '-q', '-k', 'not other', '-p', 'no:hypothesispytest');
+      const quick = ['-p', 'no:hypothesispytest']; // it takes seconds to import
+      const { code, output } = await run(...words, `${directory}/test_failing.py`, '--', '-q', '-k', 'not other', ...quick);
       assert.match(output, /1 failed, 1 passed, 1 deselected/);
       assert.equal(code, 1);
     } finally {

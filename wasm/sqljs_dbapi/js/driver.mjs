@@ -179,7 +179,7 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
 
   // --- connections and statements ----------------------------------------------------------------------------------------
 
-  /** @type {Map<number, {path: string, functions: Map<string, number[]>, interrupted: boolean, override: number}>} */
+  /** @type {Map<number, {path: string, functions: Map<string, number[]>, override: number}>} */
   const connections = new Map();
   /** @type {Map<number, {db: number, pointer: number, columns: number, reads: boolean, converted?: number[]}>} */
   const statements = new Map();
@@ -219,7 +219,7 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
 
   function open(path) {
     const db = raw.open(path);
-    connections.set(db, { path, functions: new Map(), interrupted: false, override: 0 });
+    connections.set(db, { path, functions: new Map(), override: 0 });
     if (files.has(path)) raw.exec(db, ASYNC_COMMIT);
     return db;
   }
@@ -323,6 +323,11 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
 
   const packers = []; // one for each level: a function that SQLite calls may run statements of its own
   let depth = 0;
+  const interrupted = new Set(); // connections whose running statement is to fail
+  const leave = () => {
+    depth--;
+    if (depth === 0) interrupted.clear();
+  };
 
   function readColumn(column, pointer, index, row, asBlob) {
     let type = sqlite._sqlite3_column_type(pointer, index);
@@ -375,21 +380,18 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
     let code;
     depth++;
     try {
-      const start = limit > 16 ? limit : 0;
       code = sqlite._sqlite3_step(pointer);
       while (code === ROW) {
         for (let i = 0; i < count; i++) readColumn(columns[i], pointer, i, rows, converted?.includes(i));
         rows++;
         if (rows >= limit) break;
-        if (start && (rows & 63) === 0) {
-          let size = 0;
-          for (let i = 0; i < count; i++) size += columns[i].used;
-          if (size > BATCH_BYTES) break;
-        }
+        let size = 0;
+        for (let i = 0; i < count; i++) size += columns[i].used;
+        if (size > BATCH_BYTES && rows > 1) break; // one large row does not end there: a result of one row is to end at once
         code = sqlite._sqlite3_step(pointer);
       }
     } finally {
-      depth--;
+      leave();
     }
     return finish(statement, code, columns, rows);
   }
@@ -550,7 +552,7 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
         if (row < rows - 1 && (code = sqlite._sqlite3_reset(pointer)) !== OK) break;
       }
     } finally {
-      depth--;
+      leave();
       sqlite._free(data);
     }
     const size = finish(statement, code, [], 0, changes);
@@ -677,12 +679,12 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
     const size = readArguments(count, argv);
     const code = dispatch(callback, instance, count, size);
     const connection = connections.get(db);
-    const refused = code < 0 ? -code : connection?.interrupted ? INTERRUPTED : 0;
+    const refused = code < 0 ? -code : interrupted.has(db) ? INTERRUPTED : 0;
     if (!refused) return true;
     if (connection) {
       connection.override = refused === 1 ? 0 : refused;
-      connection.interrupted = false;
     }
+    interrupted.delete(db);
     withText(code < 0 ? failureOf() : 'interrupted', (at) => sqlite._sqlite3_result_error(context, at, -1));
     return false;
   }
@@ -879,7 +881,7 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
     inTransaction,
     totalChanges: (db) => current().getBigInt64(db + layout.totalChanges, true),
     interrupt(db) {
-      if (depth) connections.get(db).interrupted = true;
+      if (depth) interrupted.add(db);
     },
     createFunction,
     backupBegin, backupStep: (backup, pages) => sqlite._sqlite3_backup_step(backup, pages), backupEnd,

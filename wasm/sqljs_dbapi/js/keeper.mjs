@@ -271,8 +271,9 @@ class Keeper {
   /** Where it stands: the store's status, and sizes in bytes, times in ms. */
   status() {
     const oldest = this.#underWaySince ?? this.#since;
+    const stored = this.#store.status();
     return {
-      ...this.#store.status(),
+      ...stored,
       capture: this.#capture.mode,
       captureReason: this.#capture.reason,
       interval: this.#interval,
@@ -282,7 +283,7 @@ class Keeper {
       lastFlush: this.#lastFlush,
       flushes: this.#flushes,
       failures: this.#failures,
-      failure: (this.#failure ?? this.#final)?.message ?? this.#store.status().failure,
+      failure: (this.#failure ?? this.#final)?.message ?? stored.failure,
       recovered: this.#store.recovered,
     };
   }

@@ -29,6 +29,7 @@ const GONE = 'the browser has closed the database; the data of this site may hav
 const NEW_LOG_RECORDS = 96; // of 60 KB: more than the 4 MB after which LevelDB begins a new log; larger values go to files of their own
 const NEW_LOG_RECORD = 60_000;
 const PERSIST_TIMEOUT = 3000; // ms; some browsers never answer
+const QUOTA_EVERY = 1000; // ms
 const DELETE_TIMEOUT = 5000; // ms
 
 /** What a store raises. `code`: fenced locked corrupt quota key readonly closed gone busy exists missing invalid unavailable failed. */
@@ -256,7 +257,7 @@ class PageStore {
   #logRecords = 0; #logBytes = 0; #baseNeeded = false; #rebasing = null; #notBefore = 0;
   #writer = globalThis.crypto.randomUUID();
   #turn = Promise.resolve(); #committing = false; #broken = null; #closed = false;
-  #listeners = new Set(); #refreshing = null; #refreshAgain = false; #estimate = null;
+  #listeners = new Set(); #refreshing = null; #refreshAgain = false; #estimate = null; #measured = 0;
 
   constructor(name, options) {
     this.#name = name;
@@ -865,10 +866,12 @@ class PageStore {
   }
 
   #measureQuota() {
+    if (Date.now() - this.#measured < QUOTA_EVERY) return;
+    this.#measured = Date.now();
     this.#world.storage?.estimate?.().then((estimate) => (this.#estimate = estimate), () => {});
   }
 
-  /** Where the store stands; sizes in bytes, null where the browser does not say. Asks for a fresh quota as it answers. */
+  /** Where the store stands; sizes in bytes, null where the browser does not say. The quota is asked for anew once a second at most. */
   status() {
     this.#measureQuota();
     const lock = !this.#world.locks ? 'unsupported' : this.#lock ? 'held' : this.readOnly && !this.#closed ? 'other' : 'none';

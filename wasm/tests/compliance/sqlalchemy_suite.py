@@ -50,8 +50,10 @@ def run(url, arguments):
     importlib.invalidate_caches()
     outcomes = Outcomes()
     code = pytest.main(
-        ["-p", "no:cacheprovider", "-p", "no:faulthandler", "-p", "no:logging", "-c", "setup.cfg", "--rootdir=.", "-q", "--no-header"]
-        + ["-W", "ignore", "--dburi", url, "--requirements", "sqljs_dbapi.requirements:Requirements", *arguments, "test_suite.py"],
+        [
+            *("-p", "no:cacheprovider", "-p", "no:faulthandler", "-p", "no:logging", "-c", "setup.cfg", "--rootdir=.", "-q", "--no-header"),
+            *("-W", "ignore", "--dburi", url, "--requirements", "sqljs_dbapi.requirements:Requirements", *arguments, "test_suite.py"),
+        ],
         plugins=[outcomes],
     )
     return int(code), outcomes
