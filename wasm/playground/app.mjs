@@ -163,8 +163,8 @@ const treeOf = path => Object.values(trees).find(({ path: here }) => here === pa
 
 async function addTree(tree, label) {
   trees[tree.name] = { ...tree, label, path: await call('place', tree) };
-  const options = Object.values(trees).map(({ name, label: text, files }) => new Option(`${text} (${panels.figure(files.length)} files)`, name));
-  find('tree').replaceChildren(...options);
+  const option = ({ name, label: text, files }) => new Option(`${text} (${panels.figure(files.length)} files)`, name);
+  find('tree').replaceChildren(...Object.values(trees).map(option));
   find('tree').value = tree.name;
 }
 
@@ -178,8 +178,9 @@ async function start() {
 
 /** Go on with a run that a reload or a crash has interrupted. */
 async function goOn() {
-  if (scene.state === 'interrupted' && treeOf(scene.run.path)) await start();
-  else if (scene.state === 'interrupted') trouble(`The files of the unfinished run, ${panels.title(scene.run.path)}, are not here: give it up, or drop them again.`);
+  if (scene.state !== 'interrupted') return;
+  if (treeOf(scene.run.path)) await start();
+  else trouble(`The files of the unfinished run, ${panels.title(scene.run.path)}, are not here: give it up, or drop them again.`);
 }
 
 async function take(tree) {
@@ -201,7 +202,8 @@ async function exportDatabase() {
 
 async function importDatabase(file) {
   const empty = scene.state === 'empty' && Object.values(scene.counts ?? {}).every(count => count === 0);
-  if (!empty && !(await sure('Replace what is stored?', `${file.name} takes the place of everything in the store. Export it first if you want to keep it.`, 'Replace'))) return;
+  const warning = `${file.name} takes the place of everything in the store. Export it first if you want to keep it.`;
+  if (!empty && !(await sure('Replace what is stored?', warning, 'Replace'))) return;
   const bytes = new Uint8Array(await file.arrayBuffer());
   panels.clearEvents();
   await call('replace', { bytes }, [bytes.buffer]);
@@ -209,7 +211,8 @@ async function importDatabase(file) {
 }
 
 async function forget() {
-  if (!(await sure('Forget everything?', 'The store of this page is emptied: agents, tasks, events and all. Exports you have made stay.', 'Forget'))) return;
+  const warning = 'The store of this page is emptied: agents, tasks, events and all. Exports you have made stay.';
+  if (!(await sure('Forget everything?', warning, 'Forget'))) return;
   panels.clearEvents();
   await call('forget');
 }
@@ -254,10 +257,12 @@ function listen() {
   for (const [button, input] of [['choose-directory', 'directory'], ['choose-files', 'files'], ['import', 'database']]) {
     find(button).addEventListener('click', () => find(input).click());
   }
-  for (const id of ['directory', 'files']) {
-    find(id).addEventListener('change', ({ target }) => act(async () => take(await fromChooser([...target.files], unzip))).finally(() => (target.value = '')));
-  }
-  find('database').addEventListener('change', ({ target }) => act(() => importDatabase(target.files[0])).finally(() => (target.value = '')));
+  const chosen = (id, doing) => find(id).addEventListener('change', async ({ target }) => {
+    await act(() => doing([...target.files]));
+    target.value = ''; // the same one may be chosen again
+  });
+  for (const id of ['directory', 'files']) chosen(id, async files => take(await fromChooser(files, unzip)));
+  chosen('database', ([file]) => importDatabase(file));
   find('agent-number').addEventListener('input', () => {
     find('agents-count').textContent = find('agent-number').value;
     call('order', wanted()).catch(failed);

@@ -76,7 +76,8 @@ export class Chart {
     let below = seen.map(() => 0);
     this.series.forEach((_, i) => {
       const tops = seen.map(([, values], at) => below[at] + values[i]);
-      const path = (heights, from) => heights.map((value, at) => `${at || from ? 'L' : 'M'}${x(seen[at][0]).toFixed(1)} ${y(value).toFixed(1)}`);
+      const point = (value, at) => `${x(seen[at][0]).toFixed(1)} ${y(value).toFixed(1)}`;
+      const path = (heights, from) => heights.map((value, at) => `${at || from ? 'L' : 'M'}${point(value, at)}`);
       const back = path(below, 1).reverse();
       const front = path(tops, 0);
       this.areas[i].setAttribute('d', seen.length > 1 ? `${front.join('')}${back.join('')}Z` : '');

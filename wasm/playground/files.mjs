@@ -27,7 +27,8 @@ export async function fromDrop(transfer, unzip) {
 async function collect(entry, above, found) {
   const path = above + entry.name;
   if (entry.isFile) {
-    if (belongs(path) || path.endsWith('.zip')) found.push({ path, file: await new Promise((resolve, reject) => entry.file(resolve, reject)) });
+    if (!belongs(path) && !path.endsWith('.zip')) return;
+    found.push({ path, file: await new Promise((resolve, reject) => entry.file(resolve, reject)) });
     return;
   }
   if (SKIPPED.has(entry.name) || entry.name.startsWith('.')) return;
@@ -57,7 +58,8 @@ async function tree(found, unzip) {
   const top = files[0].path.split('/', 1)[0];
   const under = files.every(({ path }) => path.startsWith(`${top}/`));
   const name = under ? top : (found.length === 1 ? found[0].path.replace(/\.\w+$/, '') : 'my-files');
-  return { name: await distinct(name, files), files: under ? files.map(({ path, bytes }) => ({ path: path.slice(top.length + 1), bytes })) : files };
+  const inside = under ? files.map(({ path, bytes }) => ({ path: path.slice(top.length + 1), bytes })) : files;
+  return { name: await distinct(name, files), files: inside };
 }
 
 const content = async file => new Uint8Array(await file.arrayBuffer());

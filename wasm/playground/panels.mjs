@@ -117,7 +117,8 @@ export function showOutcome(outcome, path) {
   panel.dataset.of = JSON.stringify(outcome);
   const good = Boolean(outcome.totals);
   find('verdict').className = good ? 'good' : 'bad';
-  put(find('verdict'), good ? `The swarm and the recount agree on ${figure(outcome.totals.files)} files of ${title(path)}.` : `Ended: ${outcome.reason}`);
+  const agree = () => `The swarm and the recount agree on ${figure(outcome.totals.files)} files of ${title(path)}.`;
+  put(find('verdict'), good ? agree() : `Ended: ${outcome.reason}`);
   find('findings').hidden = !good;
   if (!good) return;
   const { totals, effort, parse_time: times, slowest } = outcome;
@@ -136,12 +137,14 @@ export function showOutcome(outcome, path) {
 function bar(name, value, most, text) {
   const filled = make('span', { className: 'bar' });
   filled.style.inlineSize = `${(100 * value) / most}%`;
-  return make('li', {}, make('span', { className: 'name', textContent: name, title: name }), make('span', { className: 'number', textContent: text }), filled);
+  const label = make('span', { className: 'name', textContent: name, title: name });
+  return make('li', {}, label, make('span', { className: 'number', textContent: text }), filled);
 }
 
 const ago = then => {
   const seconds = (Date.now() - then) / 1000;
-  return seconds < 1 ? 'just now' : seconds < 60 ? `${Math.floor(seconds)} s ago` : seconds < 3600 ? `${Math.floor(seconds / 60)} min ago` : clock.format(then);
+  if (seconds < 60) return seconds < 1 ? 'just now' : `${Math.floor(seconds)} s ago`;
+  return seconds < 3600 ? `${Math.floor(seconds / 60)} min ago` : clock.format(then);
 };
 
 function pending({ pending_bytes: bytes, pending_commits: commits }) {
@@ -165,7 +168,8 @@ export function showStorage(status) {
   const pill = find('pill');
   const state = failure ? 'failed' : follows ? 'follows' : status.pending_commits ? 'pending' : 'stored';
   pill.dataset.state = state;
-  put(pill, { failed: 'Not stored', follows: 'Following another tab', pending: status.lag < LATE ? 'Storing…' : `Storing, ${Math.round(status.lag / 1000)} s behind`, stored: 'Everything is stored' }[state]);
+  const storing = status.lag < LATE ? 'Storing…' : `Storing, ${Math.round(status.lag / 1000)} s behind`;
+  put(pill, { failed: 'Not stored', follows: 'Following another tab', pending: storing, stored: 'Everything is stored' }[state]);
   find('failure').hidden = !failure;
   put(find('failure'), failure ? `The browser did not store it: ${failure}` : '');
   find('follower').hidden = !follows;

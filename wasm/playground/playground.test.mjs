@@ -15,7 +15,8 @@ import { TREE, WASM } from '../harness/words.mjs';
 
 const SITE = join(WASM, 'build', 'playground');
 const LONG = 40_000; // ms: two cores may have a lot to do
-const missing = !installed('chromium') ? 'there is no Chromium on this machine' : !existsSync(SITE) ? 'build the site first: wasm/playground/build.py' : false;
+const unbuilt = !existsSync(SITE) && 'build the site first: wasm/playground/build.py';
+const missing = installed('chromium') ? unbuilt : 'there is no Chromium on this machine';
 if (missing && process.env.RUV_SWARM_ALL_ENGINES) throw new Error(`${missing}, and RUV_SWARM_ALL_ENGINES is set`);
 const options = { skip: missing, timeout: 4 * LONG };
 
@@ -66,7 +67,8 @@ const count = async (page, id) => Number((await text(page, id)).replaceAll(',', 
 const title = (page, wanted) => page.waitForFunction(start => document.getElementById('run-title').textContent.startsWith(start), wanted);
 const stored = page => page.waitForFunction(() => document.getElementById('pill').dataset.state === 'stored');
 const terms = (page, list) =>
-  page.$$eval(`#${list} > div`, rows => Object.fromEntries(rows.map(row => [row.children[0].textContent, row.children[1].textContent.replaceAll(',', '')])));
+  page.$$eval(`#${list} > div`, rows =>
+    Object.fromEntries(rows.map(({ children: [term, value] }) => [term.textContent, value.textContent.replaceAll(',', '')])));
 
 /** The database, as a visitor gets it. */
 async function exported(page, name) {
@@ -77,8 +79,10 @@ async function exported(page, name) {
 }
 
 /** Run lines of native Python, which print JSON. */
-const native = (source, ...args) =>
-  JSON.parse(execFileSync(process.env.PYTHON ?? 'python3', ['-c', source, ...args], { cwd: TREE, encoding: 'utf8', env: { ...process.env, PYTHONPATH: TREE } }));
+function native(source, ...args) {
+  const env = { ...process.env, PYTHONPATH: TREE };
+  return JSON.parse(execFileSync(process.env.PYTHON ?? 'python3', ['-c', source, ...args], { encoding: 'utf8', env }));
+}
 
 const LOOK = `
 import json, sqlite3, sys
@@ -91,8 +95,10 @@ plain.close()
 with Store.open(sys.argv[1]) as store:
     root, ended = run.latest(store)
     totals, _ = run.Run(store, root).add_up()
-    print(json.dumps({"integrity": integrity, "foreign": foreign, "check": store.check(), "ended": ended, "audit": run.Run(store, root).audit(),
-                      "files": totals.files, "lines": totals.lines, "words": totals.words, "tasks": store.tasks.count(), "events": store.events.count()}))
+    counted = {"files": totals.files, "lines": totals.lines, "words": totals.words}
+    counted |= {"tasks": store.tasks.count(), "events": store.events.count()}
+    whole = {"integrity": integrity, "foreign": foreign, "check": store.check(), "audit": run.Run(store, root).audit()}
+    print(json.dumps({**whole, **counted, "ended": ended}))
 `;
 
 const MAKE = `
@@ -112,7 +118,8 @@ async function unzipped(url) {
   const end = zip.length - 22;
   const files = new Map();
   for (let at = zip.readUInt32LE(end + 16), left = zip.readUInt16LE(end + 10); left; left--) {
-    const [packed, name, extra, comment] = [zip.readUInt32LE(at + 20), zip.readUInt16LE(at + 28), zip.readUInt16LE(at + 30), zip.readUInt16LE(at + 32)];
+    const packed = zip.readUInt32LE(at + 20);
+    const [name, extra, comment] = [28, 30, 32].map(offset => zip.readUInt16LE(at + offset));
     const local = zip.readUInt32LE(at + 42);
     const start = local + 30 + zip.readUInt16LE(local + 26) + zip.readUInt16LE(local + 28);
     files.set(zip.toString('utf8', at + 46, at + 46 + name), inflateRawSync(zip.subarray(start, start + packed)));
@@ -133,7 +140,7 @@ function recount(files) {
   return total;
 }
 
-test('a cold visitor: the swarm runs to its end, its totals are right, they outlive a reload, and the export is a whole database', options, async () => {
+test('a cold visitor: the swarm runs to its end, its totals are right and outlive a reload, the export is whole', options, async () => {
   const page = await visit();
   assert.equal(await text(page, 'role'), 'writer');
   assert.equal(await text(page, 'lock'), 'this tab');
@@ -193,7 +200,8 @@ test('a native database, imported: its content is there, and what it replaces is
   await ready(page);
   assert.equal((await terms(page, 'counts')).tasks, '7');
 
-  await page.setInputFiles('#database', { name: 'not.sqlite', mimeType: 'application/octet-stream', buffer: Buffer.from('this is no database') });
+  const none = { name: 'not.sqlite', mimeType: 'application/octet-stream', buffer: Buffer.from('this is no database') };
+  await page.setInputFiles('#database', none);
   await page.click('#sure button[value=yes]');
   await page.waitForSelector('#trouble:not([hidden])');
   assert.match(await text(page, 'trouble'), /not a (SQLite )?database/i);
@@ -220,8 +228,8 @@ test('a folder that is dropped on the page is indexed, and is still there after 
   await page.waitForFunction(() => document.getElementById('tree').selectedOptions[0].textContent.endsWith('(2 files)'));
   await page.click('#start');
   await title(page, 'Indexed');
-  const { files: indexed, lines, functions, classes, imports } = await terms(page, 'totals');
-  assert.deepEqual({ indexed, lines, functions, classes, imports }, { indexed: '2', lines: '7', functions: '1', classes: '1', imports: '1' });
+  const { files, lines, functions, classes, imports } = await terms(page, 'totals');
+  assert.deepEqual([files, lines, functions, classes, imports], ['2', '7', '1', '1', '1']);
   await page.reload();
   await ready(page);
   assert.match(await page.$eval('#tree', select => select.selectedOptions[0].textContent), /\(2 files\)$/);
@@ -233,6 +241,7 @@ test('two tabs: the second follows, takes over by asking, and takes the place of
   assert.equal(await text(second, 'role'), 'follower, read only');
   assert.equal(await text(second, 'lock'), 'another tab');
   assert.equal(await second.isDisabled('#start'), true);
+  await first.selectOption('#tree', { index: 0 }); // the sample, which takes long enough to be followed
   await first.click('#start');
   await title(second, 'Another tab is indexing');
   await title(first, 'Indexed');
@@ -243,16 +252,18 @@ test('two tabs: the second follows, takes over by asking, and takes the place of
   await second.waitForFunction(() => document.getElementById('role').textContent === 'writer');
   await first.waitForFunction(() => document.getElementById('role').textContent === 'follower, read only');
   await second.click('#start');
+  await title(second, 'Indexing');
   await title(second, 'Indexed');
   await stored(second);
   const before = await terms(second, 'counts');
 
   await second.close();
   await first.waitForFunction(() => document.getElementById('role').textContent === 'writer');
-  await first.waitForFunction(tasks => document.querySelector('#counts > div:nth-child(2) dd').textContent.replaceAll(',', '') === tasks, before.tasks);
+  const tasksAre = tasks => document.querySelector('#counts > div:nth-child(2) dd').textContent.replaceAll(',', '') === tasks;
+  await first.waitForFunction(tasksAre, before.tasks);
 });
 
-test('a newer build is downloaded beside the one in use, whole or not at all, and takes its place when the visitor says so', options, async () => {
+test('a newer build is downloaded whole or not at all, and takes over when the visitor says so', options, async () => {
   const site = join(directory, 'site');
   await cp(SITE, site, { recursive: true });
   const newer = await serve({ root: site });
@@ -265,7 +276,8 @@ test('a newer build is downloaded beside the one in use, whole or not at all, an
 
     const style = `${await readFile(join(site, 'style.css'), 'utf8')}/* newer */`;
     const worker = await readFile(join(site, 'service-worker.js'), 'utf8');
-    const [before, after] = [await readFile(join(site, 'style.css')), Buffer.from(style)].map(bytes => createHash('sha256').update(bytes).digest('hex'));
+    const hash = bytes => createHash('sha256').update(bytes).digest('hex');
+    const [before, after] = [hash(await readFile(join(site, 'style.css'))), hash(style)];
     await writeFile(join(site, 'service-worker.js'), worker.replace(before, after)); // the list is there before the file
     const update = () => page.evaluate(async () => (await navigator.serviceWorker.ready).update().then(({ installing }) => installing &&
       new Promise(resolve => installing.addEventListener('statechange', () => resolve(installing.state)))));
@@ -291,7 +303,7 @@ test('a tab that does not answer is made to hand over: its writes are fenced off
   await second.click('#take-over');
   await second.waitForFunction(() => document.getElementById('role').textContent === 'writer');
   await first.waitForFunction(() => document.getElementById('role').textContent === 'follower, read only');
-  await second.selectOption('#pace', '0');
+  await second.selectOption('#tree', { index: 0 });
   await second.click('#start');
   await title(first, 'Another tab is indexing');
   await title(second, 'Indexed');
@@ -302,6 +314,7 @@ test('without a network the page opens again, with what was stored', options, as
   const page = await visit();
   await page.selectOption('#pace', '0');
   await page.click('#start');
+  await title(page, 'Indexing');
   await title(page, 'Indexed');
   await stored(page);
   const before = await terms(page, 'counts');
@@ -318,5 +331,6 @@ test('without a network the page opens again, with what was stored', options, as
   } finally {
     server = null;
   }
-  complaints = complaints.filter(each => !/service-worker\.js|ERR_CONNECTION_REFUSED|Failed to update a ServiceWorker/.test(each)); // the browser looked for a newer one
+  const looking = /service-worker\.js|ERR_CONNECTION_REFUSED|Failed to update a ServiceWorker/; // the browser did, for a newer one
+  complaints = complaints.filter(each => !looking.test(each));
 });

@@ -25,7 +25,8 @@ const calls = {
     tell('step', 'Starting Python');
     const base = new URL('wheelhouse/', import.meta.url).href;
     const { loadPyodide } = await import(`${base}pyodide.mjs`);
-    pyodide = await loadPyodide({ indexURL: base, packageBaseUrl: base, packages, env: { HOME: '/home/pyodide', PYTHONDONTWRITEBYTECODE: '1' } });
+    const env = { HOME: '/home/pyodide', PYTHONDONTWRITEBYTECODE: '1' };
+    pyodide = await loadPyodide({ indexURL: base, packageBaseUrl: base, packages, env });
     tell('step', 'Loading the swarm');
     const source = await (await fetch(new URL('session.py', import.meta.url))).text();
     pyodide.FS.writeFile('/home/pyodide/session.py', source);

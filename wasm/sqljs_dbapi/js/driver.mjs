@@ -23,6 +23,7 @@ const COPY_AT_ONCE = -1; // SQLITE_TRANSIENT
 const HEADER = 32;
 const ROWS_ROW_BY_ROW = 3; // up to so many rows are quicker to read one by one than column by column
 const BATCH_BYTES = 1 << 20;
+const KEPT_BYTES = 4 * BATCH_BYTES; // of memory for one column, from call to call
 const EXACT = 2 ** 53;
 const TWO_32 = 2 ** 32;
 const ASYNC_COMMIT = 'PRAGMA synchronous=OFF; PRAGMA journal_mode=MEMORY'; // a file here is memory: nothing of it survives the realm
@@ -43,6 +44,7 @@ class Column {
 
   begin(rows) {
     if (this.types.length < rows) this.grow(rows);
+    if (this.bytes.length > KEPT_BYTES) this.bytes = new Uint8Array(256);
     this.seen = 0; // bit t: type t was seen
     this.used = 0;
     this.nulls = 0;
