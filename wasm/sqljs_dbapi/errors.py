@@ -1,5 +1,6 @@
 """The exceptions of PEP 249, and which of them a result code of SQLite becomes: as in the standard library's sqlite3."""
 
+from collections.abc import Mapping
 from typing import NoReturn
 
 from sqljs_dbapi import codes
@@ -48,7 +49,7 @@ class NotSupportedError(DatabaseError):
     """What was asked for, sql.js cannot do."""
 
 
-CLASSES: dict[int, type[Exception]] = {
+CLASSES: Mapping[int, type[Exception]] = {
     codes.SQLITE_INTERNAL: InternalError,
     codes.SQLITE_NOTFOUND: InternalError,
     codes.SQLITE_NOMEM: MemoryError,

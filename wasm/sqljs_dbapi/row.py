@@ -59,4 +59,4 @@ class Row:
         return self._description == other._description and self._values == other._values
 
 
-Sequence.register(Row)
+Sequence.register(Row)  # pyright: ignore[reportAttributeAccessIssue] - it is an ABC

@@ -68,7 +68,9 @@ class Statement:
     def strip_types(self) -> None:
         """Leave out of the description what names a converter: `name [type]` is called `name`."""
         if self.description is not None:
-            self.description = tuple((name.partition("[")[0].removesuffix(" "), *rest) for name, *rest in self.description)  # type: ignore[misc]
+            self.description = tuple(
+                (column[0].partition("[")[0].removesuffix(" "), column[1], None, None, None, None, None) for column in self.description
+            )
 
 
 def prepare(engine: "Engine", db: int, sql: str) -> tuple[Statement | None, str]:
