@@ -1,11 +1,13 @@
 """How values travel between Python and SQLite: two buffers of bytes, which `js/driver.mjs` reads and writes at the other end.
 
-A row is `n tags, u8 · n slots of 8 bytes · the bytes of the texts and blobs`: what its tags are is known before, so a row is packed by
-one `struct` call. Many rows go column by column, because a whole column of one type is packed by one call, and the texts of a column
-are split at the NULs behind them. A slot holds an int64, a float64 or the length of a text or blob. Everything is little-endian.
+A row is `n tags, u8 · n slots of 8 bytes · the texts and blobs, each with a NUL behind it`: what its tags are is known before, so a row
+is packed by one `struct` call. Many rows go column by column, because a whole column of one type is packed by one call. Texts are
+decoded together and split at their NULs. A slot holds an int64, a float64 or the length of a text or blob; in a row instead where it
+ends behind the slots, with its NUL. Everything is little-endian.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import itemgetter
 from struct import Struct, pack, unpack_from
 from struct import error as struct_error
 from typing import Any
@@ -56,7 +58,7 @@ class Buffers:
 class _RowLayout:
     """How rows whose values have these tags are packed."""
 
-    __slots__ = ("blobs", "head", "nulls", "pack", "size", "unpack")
+    __slots__ = ("arrange", "blobs", "head", "last_text", "nulls", "pack", "pieces", "size", "unpack")
 
     def __init__(self, tags: bytes) -> None:
         slots = Struct("<" + "".join(SLOTS[tag] for tag in tags))
@@ -67,6 +69,19 @@ class _RowLayout:
         self.unpack = slots.unpack_from
         self.nulls = [index for index, tag in enumerate(tags) if tag == NULL]
         self.blobs = [index for index, tag in enumerate(tags) if tag in {TEXT, BLOB}]  # and texts: what comes after the slots
+        # what is unpacked has no NULLs; then come one None, the texts, and what `split` gives behind the last NUL
+        unpacked = len(tags) - len(self.nulls)
+        places = iter(range(unpacked))
+        texts = iter(range(unpacked + 1, unpacked + 1 + len(tags)))
+        found = [(unpacked if tag == NULL else next(places), tag) for tag in tags]
+        self.last_text = max((place for place, tag in found if tag == TEXT), default=-1)
+        self.pieces = 0 if BLOB in tags else tags.count(TEXT) + 1
+        self.arrange = _arrangement([next(texts) if tag == TEXT else place for place, tag in found])
+
+
+def _arrangement(places: list[int]) -> Callable[[Row], Row]:
+    """What makes a tuple of the values in these places of another."""
+    return itemgetter(*places) if len(places) > 1 else lambda values: tuple(values[place] for place in places)
 
 
 _BY_TYPES: dict[tuple[type, ...], _RowLayout] = {}
@@ -101,16 +116,19 @@ def encode_row(values: Sequence[Any], buffers: Buffers) -> None:
             return
         slots = list(values)
         parts = []
+        end = 0
         for index in layout.blobs:
             value = slots[index]
             part = value.encode() if type(value) is str else value if type(value) is bytes else _bytes(value)
             parts.append(part)
-            slots[index] = len(part)
-        tail = b"".join(parts)
+            end += len(part) + 1
+            slots[index] = end
+        parts.append(b"")
+        tail = b"\0".join(parts)
         if layout.nulls:
             slots = [value for value in slots if value is not None]
         size = layout.size
-        end = size + len(tail)
+        end += size
         buffer = buffers.to_engine if end <= len(buffers.to_engine) else buffers.reserve(end)
         layout.pack(buffer, 0, layout.head, *slots)
         buffer[size:end] = tail
@@ -132,21 +150,27 @@ def decode_rows(buffer: bytearray, at: int, rows: int, count: int, text: TextFac
         layout = _BY_TAGS.get(tags) or _layout(tags)
         values = layout.unpack(buffer, at + count)
         at += layout.size
-        if layout.blobs or layout.nulls:
-            slots: list[Any] = list(values)
-            for index in layout.nulls:
-                slots.insert(index, None)
-            for index in layout.blobs:
-                end = at + slots[index]
-                if tags[index] == BLOB:
-                    slots[index] = bytes(buffer[at:end])
-                elif text is None:
-                    slots[index] = buffer[at:end].decode()
-                else:
-                    slots[index] = text(bytes(buffer[at:end]))
+        if not layout.blobs:
+            found.append(layout.arrange((*values, None)) if layout.nulls else values)
+            continue
+        if layout.pieces and text is None:
+            end = at + values[layout.last_text]
+            texts = buffer[at:end].decode().split("\0")
+            if len(texts) == layout.pieces:
+                found.append(layout.arrange((*values, None, *texts)))
                 at = end
-            values = tuple(slots)
-        found.append(values)
+                continue
+        slots: list[Any] = list(values)
+        for index in layout.nulls:
+            slots.insert(index, None)
+        start = at
+        for index in layout.blobs:
+            end = at + slots[index]
+            piece = bytes(buffer[start : end - 1])
+            slots[index] = piece if tags[index] == BLOB else piece.decode() if text is None else text(piece)
+            start = end
+        at = start
+        found.append(tuple(slots))
     return found
 
 

@@ -2,9 +2,10 @@
  * sql.js below a Python driver: its raw exports on one side, two byte buffers that Python owns on the other.
  *
  * A call passes only integers. What they mean lies in the buffers, in one of two forms (`wire.py` is the other end):
- *   row      tag u8 × n · slot 8 bytes × n · bytes of the texts and blobs, in order
+ *   row      tag u8 × n · slot 8 bytes × n · bytes of the texts and blobs, in order, each with a NUL behind it
  *   columns  for each column: kind u8 · positions of its nulls · its values; so that Python unpacks a column by one call
- * A slot holds an int64, a float64 or the length of a text or blob. Everything is little-endian and unaligned.
+ * A slot holds an int64, a float64 or the length of a text or blob; in a row instead where it ends behind the slots, with its NUL.
+ * Everything is little-endian and unaligned.
  */
 
 const OK = 0;
@@ -298,10 +299,11 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
     let nulls = false;
     for (let i = 0; i < count; i++) {
       const type = bytes[i];
-      if (type === TEXT || type === BLOB) size += words.getUint32(slots + 8 * i, true);
+      if (type === TEXT || type === BLOB) size = words.getUint32(slots + 8 * i, true);
       else if (type === NULL) nulls = true;
     }
-    let at = size ? place(bytes.subarray(slots + 8 * count, slots + 8 * count + size)) : arena.at || scratch;
+    const tail = size ? place(bytes.subarray(slots + 8 * count, slots + 8 * count + size)) : 0;
+    let start = 0;
     if (nulls) sqlite._sqlite3_clear_bindings(pointer);
     for (let i = 0; i < count; i++) {
       const slot = slots + 8 * i;
@@ -311,9 +313,9 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
         case FLOAT: code = sqlite._sqlite3_bind_double(pointer, i + 1, words.getFloat64(slot, true)); break;
         case NULL: break;
         default: {
-          const length = words.getUint32(slot, true);
-          code = bindBytes(pointer, i + 1, bytes[i], at, length);
-          at += length;
+          const end = words.getUint32(slot, true);
+          code = bindBytes(pointer, i + 1, bytes[i], tail + start, end - start - 1);
+          start = end;
         }
       }
       if (code !== OK) return code;
@@ -446,7 +448,7 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
 
   function sizeOf(statement, columns, rows, byRow) {
     if (!rows) return 0;
-    let size = byRow ? 9 * rows * statement.columns : 0;
+    let size = byRow ? 10 * rows * statement.columns : 0; // at most: not all values have a NUL
     for (let i = 0; i < statement.columns; i++) {
       const column = columns[i];
       size += column.used;
@@ -466,18 +468,21 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
     for (let row = 0; row < rows; row++) {
       for (let i = 0; i < count; i++) bytes[at + i] = columns[i].types[row];
       at += count;
-      let tail = at + 8 * count;
+      const start = at + 8 * count;
+      let tail = start;
       for (let i = 0; i < count; i++) {
         const column = columns[i];
-        const low = column.words[2 * row];
-        words.setInt32(at, low, true);
-        words.setInt32(at + 4, column.words[2 * row + 1], true);
-        at += 8;
+        let low = column.words[2 * row];
         if (column.types[row] === TEXT || column.types[row] === BLOB) {
           bytes.set(column.bytes.subarray(offsets[i], offsets[i] + low), tail);
           offsets[i] += low + (column.types[row] === TEXT ? 1 : 0);
-          tail += low;
+          tail += low + 1;
+          bytes[tail - 1] = 0;
+          low = tail - start;
         }
+        words.setInt32(at, low, true);
+        words.setInt32(at + 4, column.words[2 * row + 1], true);
+        at += 8;
       }
       at = tail;
     }
@@ -632,7 +637,7 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
 
   function readArguments(count, argv) {
     const columns = [];
-    let size = 9 * count;
+    let size = 10 * count;
     for (let i = 0; i < count; i++) {
       current();
       const value = view.getUint32(argv + 4 * i, true);
@@ -668,7 +673,7 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
       case FLOAT: sqlite._sqlite3_result_double(context, inView.getFloat64(1, true)); break;
       case NULL: sqlite._sqlite3_result_null(context); break;
       default: {
-        const length = inView.getUint32(1, true);
+        const length = inView.getUint32(1, true) - 1;
         const give = bytes[0] === TEXT ? sqlite._sqlite3_result_text : sqlite._sqlite3_result_blob;
         const at = place(bytes.subarray(9, 9 + length)) || scratch;
         give(context, at, length, COPY_AT_ONCE);
