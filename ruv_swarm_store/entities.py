@@ -265,7 +265,10 @@ class Member(Struct, frozen=True, gc=False):
 
 
 class Event(Struct, frozen=True, gc=False):
-    """A fact that happened to an aggregate: the `sequence_number`-th of its stream, from 1."""
+    """A fact that happened to an aggregate: the `sequence_number`-th of its stream, from 1.
+
+    `correlation_id` names what the event belongs to, `causation_id` what it came from; `schema_version` is the form of its data.
+    """
 
     id: str
     aggregate_id: str
@@ -276,6 +279,9 @@ class Event(Struct, frozen=True, gc=False):
     timestamp: int
     sequence_number: int
     position: int = 0
+    schema_version: int = 1
+    correlation_id: str | None = None
+    causation_id: str | None = None
 
 
 class NewEvent(Struct, frozen=True, gc=False):
@@ -285,3 +291,51 @@ class NewEvent(Struct, frozen=True, gc=False):
     data: Any = None
     metadata: Any = None
     id: str | None = None
+    schema_version: int = 1
+    correlation_id: str | None = None
+    causation_id: str | None = None
+
+
+class Seal(Struct, frozen=True, gc=False):
+    """A link of the hash chain: `hash` covers the link before and the `count` events above position `after` up to `position`."""
+
+    position: int
+    after: int
+    count: int
+    hash: str
+    sealed_at: int
+
+
+class Snapshot(Struct, frozen=True, gc=False):
+    """What a stream added up to at one of its events, so that a fold can go on from there."""
+
+    aggregate_id: str
+    aggregate_type: str
+    name: str
+    sequence_number: int
+    schema_version: int
+    state: Any
+    created_at: int
+
+
+class Consumer(Struct, frozen=True, gc=False):
+    """A named reader of all events, and the position up to which it has come."""
+
+    name: str
+    position: int
+    created_at: int
+    updated_at: int
+    version: int = 1
+
+
+class Handout(Struct, frozen=True, gc=False):
+    """An event handed to a member of a consumer group: held until `visible_at`, then anybody's again, unless it is parked."""
+
+    consumer: str
+    position: int
+    holder: str | None
+    fence: int
+    attempts: int
+    visible_at: int
+    error_message: str | None = None
+    parked_at: int | None = None

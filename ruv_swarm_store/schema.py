@@ -41,7 +41,7 @@ from sqlalchemy.types import TypeDecorator
 from ruv_swarm_store.entities import AgentStatus, Audience, DependencyPolicy, TaskStatus
 from ruv_swarm_store.errors import InvalidValue
 
-REVISION = "0002"
+REVISION = "0003"
 """The Alembic revision whose result this module describes."""
 
 metadata = MetaData(
@@ -485,7 +485,10 @@ class EventColumns(TypedColumns):
     timestamp: Named[int] = Column(Int64, nullable=False)
     sequence_number: Named[int] = Column(Int64, nullable=False)
     position: Named[int] = Column(Int64, primary_key=True)
-    __row_pos__: tuple[str, str, str, str, Any, Any, int, int, int]
+    schema_version: Named[int] = Column(Int64, nullable=False, server_default="1")
+    correlation_id: Named[str | None] = Column(Text)
+    causation_id: Named[str | None] = Column(Text)
+    __row_pos__: tuple[str, str, str, str, Any, Any, int, int, int, int, str | None, str | None]
 
 
 events = Table(
@@ -499,6 +502,97 @@ events = Table(
     info={"append_only": True, "in_order": True},
 )
 Index(None, events.c.event_type, events.c.position)
+Index(None, events.c.timestamp)
+_partial("ix_events_correlation", events.c.correlation_id, events.c.position, where=events.c.correlation_id.is_not(None))
+
+
+class SealColumns(TypedColumns):
+    position: Named[int] = Column(Int64, primary_key=True, autoincrement=False)
+    after: Named[int] = Column(Int64, nullable=False)
+    count: Named[int] = Column(Int64, nullable=False)
+    hash: Named[str] = Column(Text, nullable=False)
+    sealed_at: Named[int] = Column(Int64, nullable=False)
+    __row_pos__: tuple[int, int, int, str, int]
+
+
+event_seals = Table(
+    "event_seals",
+    metadata,
+    SealColumns,
+    _at_least("count", 1),
+    info={"append_only": True},
+)
+
+
+class SnapshotColumns(TypedColumns):
+    aggregate_id: Named[str] = Column(Text, primary_key=True)
+    aggregate_type: Named[str] = Column(Text, primary_key=True)
+    name: Named[str] = Column(Text, primary_key=True)
+    sequence_number: Named[int] = Column(Int64, primary_key=True, autoincrement=False)
+    schema_version: Named[int] = Column(Int64, nullable=False)
+    state: Named[Any] = Column(Json, nullable=False)
+    created_at: Named[int] = Column(Int64, nullable=False)
+    __row_pos__: tuple[str, str, str, int, int, Any, int]
+
+
+event_snapshots = Table("event_snapshots", metadata, SnapshotColumns, _at_least("sequence_number", 1))
+
+
+class ConsumerColumns(TypedColumns):
+    name: Named[str] = Column(Text, primary_key=True)
+    position: Named[int] = Column(Int64, nullable=False)
+    created_at: Named[int] = Column(Int64, nullable=False)
+    updated_at: Named[int] = Column(Int64, nullable=False)
+    version: Named[int] = Column(Int64, nullable=False)
+    __row_pos__: tuple[str, int, int, int, int]
+
+
+event_consumers = Table("event_consumers", metadata, ConsumerColumns, _at_least("position", 0), _at_least("version", 1))
+
+
+class HandoutColumns(TypedColumns):
+    consumer: Named[str] = Column(Text, ForeignKey("event_consumers.name", ondelete="CASCADE"), primary_key=True)
+    position: Named[int] = Column(Int64, primary_key=True, autoincrement=False)
+    holder: Named[str | None] = Column(Text)
+    fence: Named[int] = Column(Int64, nullable=False)
+    attempts: Named[int] = Column(Int64, nullable=False)
+    visible_at: Named[int] = Column(Int64, nullable=False)
+    error_message: Named[str | None] = Column(Text)
+    parked_at: Named[int | None] = Column(Int64)
+    __row_pos__: tuple[str, int, str | None, int, int, int, str | None, int | None]
+
+
+event_handouts = Table("event_handouts", metadata, HandoutColumns, _at_least("fence", 0), _at_least("attempts", 0))
+# What a group's members hold, or may have again, by when; and what was given up.
+_partial(
+    "ix_event_handouts_visible",
+    event_handouts.c.consumer,
+    event_handouts.c.visible_at,
+    event_handouts.c.position,
+    where=event_handouts.c.parked_at.is_(None),
+)
+_partial("ix_event_handouts_parked", event_handouts.c.consumer, event_handouts.c.position, where=event_handouts.c.parked_at.is_not(None))
+
+
+class ProjectionColumns(TypedColumns):
+    name: Named[str] = Column(Text, primary_key=True)
+    live: Named[str] = Column(Text, nullable=False)
+    switched_at: Named[int] = Column(Int64, nullable=False)
+    version: Named[int] = Column(Int64, nullable=False)
+    __row_pos__: tuple[str, str, int, int]
+
+
+event_projections = Table("event_projections", metadata, ProjectionColumns, _at_least("version", 1))
+
+
+class JournalColumns(TypedColumns):
+    id: Named[int] = Column(Int64, primary_key=True, autoincrement=False)
+    started_at: Named[int] = Column(Int64, nullable=False)
+    after: Named[int] = Column(Int64, nullable=False)
+    __row_pos__: tuple[int, int, int]
+
+
+event_journal = Table("event_journal", metadata, JournalColumns, CheckConstraint("id = 1", name="id"))
 
 
 class MigrationColumns(TypedColumns):

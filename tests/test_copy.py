@@ -106,6 +106,7 @@ def fill(store: Store) -> None:
     store.metrics.record("", 5e-324, unit=AWKWARD)
     store.execute(update(schema.swarm_config).values(updated_at=MOST, expires_at=LEAST))
     store.execute(update(schema.metrics).values(timestamp=LEAST))
+    store.execute(insert(schema.event_journal).values(id=1, started_at=MOST, after=LEAST))
     for table in tables():
         if not store.execute(select(table).limit(1)):
             for nothing in (False, True):

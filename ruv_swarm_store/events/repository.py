@@ -1,4 +1,4 @@
-"""Events: append-only streams, one for each aggregate, and one global order over all of them."""
+"""Appends to streams and reads them, one by one or all in their global order."""
 
 from __future__ import annotations
 
@@ -57,6 +57,9 @@ _values = {
     "event_data": parameter("event_data", schema.Json()),
     "metadata": parameter("metadata", schema.Json()),
     "timestamp": parameter("now", schema.Int64),
+    "schema_version": parameter("schema_version", schema.Int64),
+    "correlation_id": parameter("correlation", Text),
+    "causation_id": parameter("causation", Text),
 }
 _columns = [*_values, "sequence_number"]
 _current = func.coalesce(select(func.max(_c.sequence_number)).where(*_in_stream).scalar_subquery(), literal_column("0"))
@@ -94,7 +97,7 @@ class Events(Repository[Event]):
         checked = [_check(event) for event in events]
         if len(checked) == 1 and checked[0][3] is None and (added := self._append_one(stream, kind, checked[0], expected_version)):
             return added
-        named = [id for *_, id in checked if id is not None]
+        named = [event[3] for event in checked if event[3] is not None]
         if len(set(named)) < len(named):
             raise InvalidValue("two of the events carry the same id", hint="Give each event its own id, or none")
         with self._scope.transaction() as run:
@@ -112,8 +115,8 @@ class Events(Repository[Event]):
             if checked:
                 now = run.now
                 rows = [
-                    (id or new, stream, kind, event_type, data, metadata, now, number)
-                    for number, new, (event_type, data, metadata, id) in zip(
+                    (id or new, stream, kind, event_type, data, metadata, now, number, *rest)
+                    for number, new, (event_type, data, metadata, id, *rest) in zip(
                         count(version + 1), new_ids(now, len(checked)), checked, strict=False
                     )
                 ]
@@ -130,7 +133,7 @@ class Events(Repository[Event]):
             return None
 
     def _append_next(self, stream: str, kind: str, event: _Checked, expected: int) -> int | None:
-        event_type, data, metadata, _ = event
+        event_type, data, metadata, _, schema_version, correlation, causation = event
         with self._scope.write() as run:
             now = run.now
             params = {
@@ -141,6 +144,9 @@ class Events(Repository[Event]):
                 "event_data": data,
                 "metadata": metadata,
                 "now": now,
+                "schema_version": schema_version,
+                "correlation": correlation,
+                "causation": causation,
                 "expected": expected,
                 "number": expected + 1,
             }
@@ -163,7 +169,7 @@ class Events(Repository[Event]):
         known = {event.id: event for event in EVENTS.load_all(run.all(_KNOWN, {"ids": codec.encode(ids)}))}
         if not known:
             return None
-        asked = [(id, stream, kind, event_type, data) for event_type, data, _, id in events]
+        asked = [(id, stream, kind, event_type, data) for event_type, data, _, id, *_ in events]
         there = [
             (event.id, event.aggregate_id, event.aggregate_type, event.event_type, codec.encode(event.event_data))
             for event in known.values()
@@ -257,8 +263,8 @@ def _append_only() -> Unsupported:
     return Unsupported("events are append-only", hint="Append a new event that says what changed")
 
 
-_Checked = tuple[str, str, str | None, str | None]
-"""An event's type, data, metadata and id, each as it is stored."""
+_Checked = tuple[str, str, str | None, str | None, int, str | None, str | None]
+"""An event's type, data, metadata, id, schema version, correlation and causation, each as it is stored."""
 
 
 def _check(event: NewEvent) -> _Checked:
@@ -269,4 +275,7 @@ def _check(event: NewEvent) -> _Checked:
         codec.seal(event.data, "event data")[1],
         None if event.metadata is None else codec.seal(event.metadata, "event metadata")[1],
         None if event.id is None else codec.text(event.id, "event id"),
+        codec.integer(event.schema_version, "schema version", 1),
+        None if event.correlation_id is None else codec.text(event.correlation_id, "correlation id"),
+        None if event.causation_id is None else codec.text(event.causation_id, "causation id"),
     )
