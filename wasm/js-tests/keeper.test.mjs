@@ -86,6 +86,63 @@ test('an interval stores in time, 0 at once, and a close what is left', async ()
   }
 });
 
+const big = (keeper, i, bytes) => engine.runScript(keeper.path, `INSERT INTO t VALUES(${i}, randomblob(${bytes}))`);
+
+test('a flush begins the sooner the longer it will take', async () => {
+  const options = world();
+  const keeper = await open(options, { interval: 600 });
+  create(keeper);
+  insert(keeper, 1);
+  assert.notEqual(keeper.status().pendingBytes, 0); // later
+  await keeper.flush();
+  big(keeper, 2, 12 << 20);
+  assert.equal(keeper.status().pendingBytes, 0); // at once: nothing is known of this machine yet
+  await keeper.flush();
+  const { store } = keeper;
+  const commit = store.commit.bind(store);
+  store.commit = async (change) => {
+    await sleep(450);
+    return commit(change);
+  };
+  insert(keeper, 3);
+  await keeper.flush(); // from which it learns
+  insert(keeper, 4);
+  await sleep(600);
+  assert.equal(await stored(options), 4);
+  await keeper.close();
+});
+
+test('what is due does not wait for a large commit that came when the event loop could not run', async () => {
+  for (const fails of [false, true]) {
+    const options = world();
+    const keeper = await open(options, { interval: 100 });
+    create(keeper);
+    big(keeper, 1, 8 << 20);
+    await keeper.flush();
+    const { store } = keeper;
+    const commit = store.commit.bind(store);
+    const changes = [];
+    store.commit = async (change) => {
+      changes.push(change);
+      if (fails && changes.length === 1) throw Object.assign(new Error('made to fail'), { code: 'failed' });
+      await commit(change);
+      if (changes.length === 1) assert.equal(await stored(options), 2);
+    };
+    insert(keeper, 2);
+    while (keeper.status().lag < 60);
+    engine.runScript(keeper.path, `DELETE FROM t WHERE i=1; VACUUM`);
+    insert(keeper, 3);
+    await keeper.flush().catch(() => {});
+    await keeper.flush();
+    assert.ok(changes[0].pages.size < 10, `${changes[0].pages.size} pages`);
+    assert.ok(changes[0].size > 8e6 && changes.at(-1).size < 1e6);
+    assert.equal(await stored(options, 'SELECT group_concat(i) FROM t'), '2,3');
+    assert.equal(keeper.pending, false);
+    await keeper.close();
+    assert.equal(await stored(options), 2);
+  }
+});
+
 test('a failure in the background is kept, loses no page, is tried again and told once', async () => {
   const options = world();
   const keeper = await open(options, { interval: 20 });

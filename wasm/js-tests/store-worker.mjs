@@ -87,18 +87,25 @@ export const calls = {
     return { whole: query(image, 'PRAGMA integrity_check')[0][0], count, last };
   },
 
-  /** Commits row after row until killed: awaits each (interval 0) or leaves them to the interval; tells when each was made. */
+  /** Commits row after row until killed: awaits each (interval 0) or leaves them to the interval; tells when each was made, in ms. */
   work({ durable }) {
+    const tell = (i, at, vacuum = false) => {
+      const now = Date.now();
+      const { lag, flushing, flushTook } = keeper.status();
+      self.postMessage({ news: { i, at, now, lag, flushing, flushTook, vacuum } });
+    };
     (async () => {
       engine.runScript(keeper.path, TABLE);
       for (let i = calls.verify().last + 1; ; i++) {
         engine.runScript(keeper.path, `BEGIN; INSERT INTO t VALUES(${i}, ${Math.random()}, randomblob(${(i * 7919) % 9000}));
           UPDATE t SET x=randomblob(${(i * 31) % 5000}) WHERE i=${1 + ((i * 13) % i)}; COMMIT`);
         const at = Date.now();
-        if (i % (durable ? 40 : 400) === 0) engine.runScript(keeper.path, 'VACUUM');
+        if (durable ? i % 40 === 0 : Math.random() < 1 / 400) {
+          if (!durable) tell(i, at, true); // the event loop stands still until it is done
+          engine.runScript(keeper.path, 'VACUUM');
+        }
         if (durable) await keeper.flush();
-        const { lag } = keeper.status();
-        self.postMessage({ news: { i, at, lag, storedUntil: Date.now() - lag } });
+        tell(i, at);
         await pause(durable ? 0 : 3);
       }
     })();

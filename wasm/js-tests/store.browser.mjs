@@ -33,6 +33,19 @@ async function tab(browser, news) {
   return { page, call };
 }
 
+/**
+ * The age in ms that a commit may reach before it is stored, by the page's own account of the time until `now`: the interval, or what the
+ * keeper promises where the flush under way, the one before and the event loop leave no room in it.
+ */
+function allowed(news, now) {
+  const last = news.at(-1);
+  if (!last) return INTERVAL;
+  let turn = 0; // the longest of the event loop
+  for (let k = news.length - 1; k > 0 && news[k].now > now - 2 * INTERVAL; k--) turn = Math.max(turn, news[k].now - news[k - 1].now);
+  const underWay = last.flushing + now - last.now; // it may have begun since
+  return Math.max(INTERVAL, Math.max(INTERVAL / 2, last.flushTook) + underWay + turn);
+}
+
 for (const durable of [true, false]) {
   const how = durable ? 'every commit is awaited' : `commits are left to the interval of ${INTERVAL} ms`;
   test(`${KILLS} kills while ${how}`, { skip }, async () => {
@@ -41,7 +54,7 @@ for (const durable of [true, false]) {
     try {
       let told = [];
       let killed = 0;
-      let late = 0;
+      const all = { news: 0, late: 0, oldest: 0, kills: 0, excused: 0, vacuums: 0 }; // kills: with something older than the interval
       for (let kill = 0; kill <= KILLS; kill++) {
         const known = told;
         told = [];
@@ -51,15 +64,26 @@ for (const durable of [true, false]) {
         assert.equal(opened.capture, 'capture');
         if (kill) {
           const found = await call('verify');
-          // Due is what is older than the interval; where the machine could not keep up with that, what its status said was stored.
-          const promised = known.reduce((most, { storedUntil }) => Math.max(most, storedUntil), 0);
-          const kept = killed - INTERVAL;
-          if (known.some(({ lag }) => lag > INTERVAL)) late++;
-          const due = durable ? known : known.filter(({ at }) => at < Math.min(kept, promised));
+          const limit = allowed(known, killed);
+          const said = known.reduce((most, { now, lag }) => Math.max(most, now - lag), 0); // to be stored until then
+          const due = durable ? known : known.filter(({ at }) => at < Math.max(said, killed - limit));
+          if (!durable) {
+            known.forEach((it, k) => {
+              const limit = allowed(known.slice(0, k + 1), it.now);
+              assert.ok(it.lag <= limit + 1, `kill ${kill}: ${it.lag} ms, at most ${limit}: ${JSON.stringify(it)}`);
+              if (it.lag > INTERVAL) all.late++;
+              all.oldest = Math.max(all.oldest, it.lag);
+            });
+            all.news += known.length;
+            const strict = known.filter(({ at }) => at < killed - INTERVAL);
+            if (strict.length) all.kills++;
+            if (strict.some((it) => it.i > found.last)) all[known.at(-1).vacuum ? 'vacuums' : 'excused']++;
+          }
           const last = due.reduce((most, { i }) => Math.max(most, i), 0);
           assert.equal(found.whole, 'ok');
           assert.equal(found.count, found.last, 'a commit is missing in between');
-          const where = `kill ${kill}: ${last} was due, ${found.last} is there; ${JSON.stringify(await call('status'))}`;
+          const account = JSON.stringify({ limit, said: killed - said, silent: killed - known.at(-1)?.now, ...known.at(-1) });
+          const where = `kill ${kill}: ${last} was due, ${found.last} is there; ${account}; ${JSON.stringify(await call('status'))}`;
           assert.ok(found.last >= last, where);
           commits = found.last;
         }
@@ -70,8 +94,15 @@ for (const durable of [true, false]) {
         await browser.kill();
         browser = await browser.restart();
       }
-      console.log(`${KILLS} kills, ${commits} commits, none lost${durable ? '' : `; ${late} times the machine was late`}`);
-      assert.ok(late <= KILLS / 2, `${late} times later than the interval`);
+      console.log(`${KILLS} kills, ${commits} commits, none lost`);
+      if (durable) return;
+      const { kills, excused, vacuums, news, late, oldest } = all;
+      console.log(
+        `${kills} kills with commits older than the interval; some of these lost at ${vacuums} inside a VACUUM, at ${excused} as the ` +
+          `machine was late; the oldest not stored, in ${news} looks: ${oldest} ms, ${late} times above ${INTERVAL}`,
+      );
+      assert.ok(kills > KILLS / 2, 'too few kills that can tell');
+      assert.ok(excused <= 1 + KILLS / 50 && vacuums <= 1 + KILLS / 5, `${excused} + ${vacuums} kills had to be excused`);
     } finally {
       await browser.kill();
       await browser.forget();

@@ -27,7 +27,6 @@ class Engine:
         self.callbacks = Callbacks(self)
         self._set_dispatch()
         self.run = js.run
-        self.more = js.more
         self.batch = js.batch
         self.prepare = js.prepare
         self.finalize = js.finalize

@@ -7,7 +7,6 @@ from typing import Any
 from warnings import warn
 
 from sqljs_dbapi.errors import ProgrammingError
-from sqljs_dbapi.wire import TAGS
 
 Date = datetime.date
 Time = datetime.time
@@ -36,15 +35,14 @@ class PrepareProtocol:
 
 adapters: dict[tuple[type, type], Callable[[Any], Any]] = {}
 converters: dict[str, Callable[[bytes], Any]] = {}
-builtin: set[type] = set()
-"""Types that could travel as they are, but have an adapter."""
+plain: set[type] = {int, bool, float, str, bytes, bytearray, memoryview, type(None)}
+"""Types whose values travel as they are: those that SQLite can hold, without those that have an adapter."""
 
 
 def register_adapter(type_: type, adapter: Callable[[Any], Any], /) -> None:
     """Have `adapter` called with each parameter of exactly this type, and its result bound."""
     adapters[type_, PrepareProtocol] = adapter
-    if type_ in TAGS:
-        builtin.add(type_)
+    plain.discard(type_)
 
 
 def register_converter(typename: str, converter: Callable[[bytes], Any], /) -> None:
@@ -80,8 +78,11 @@ def bindable(values: Sequence[Any], names: Sequence[str | None]) -> list[Any]:
     return [_bindable(adapt(value, PrepareProtocol, value), index, names) for index, value in enumerate(values)]
 
 
+_HELD = frozenset(plain)
+
+
 def _bindable(value: Any, index: int, names: Sequence[str | None]) -> Any:
-    if type(value) in TAGS:
+    if type(value) in _HELD:
         return value
     if isinstance(value, int):
         return int.__index__(value)

@@ -18,7 +18,6 @@ from sqljs_dbapi.functions import aggregate, scalar
 from sqljs_dbapi.names import Name, locate, release
 from sqljs_dbapi.statements import Statement, StatementCache, prepare_only
 from sqljs_dbapi.tracing import expanded
-from sqljs_dbapi.wire import HEADER
 
 LEGACY_TRANSACTION_CONTROL = -1
 ISOLATION_LEVELS = ("", "DEFERRED", "IMMEDIATE", "EXCLUSIVE")
@@ -76,6 +75,8 @@ class Connection:
         self._path = path if kept else None
         self._buffers = self._engine.buffers
         self._run = self._engine.run
+        self._send = self._buffers.send
+        self._receive = self._buffers.receive
         self._cache = StatementCache(self._engine, cached_statements)
         self._idle = self._cache.idle
         self._give_back = self._cache.give_back
@@ -97,7 +98,7 @@ class Connection:
         if not self._db:
             self._check()
         cursor = factory(self)
-        if not isinstance(cursor, Cursor):
+        if factory is not Cursor and not isinstance(cursor, Cursor):
             raise TypeError(f"factory must return a cursor, not {type(cursor).__name__}")
         if self.row_factory is not None:
             cursor.row_factory = self.row_factory
@@ -135,17 +136,16 @@ class Connection:
                 statement.strip_types()
         return statement
 
-    def _settle(self, size: int) -> tuple[int, int, int]:
-        """Result code, rows and changes of an answer whose rows do not matter. Raises what went wrong."""
-        if size > len(self._engine.buffers.to_python):
+    def _settle(self, size: int) -> tuple[int, int]:
+        """Result code and changes of an answer whose rows do not matter. Raises what went wrong."""
+        if size:
             self._engine.drain(size)
-        buffer = self._engine.buffers.to_python
-        code, rows, changes, self._in_transaction, _, _, message = HEADER.unpack_from(buffer)
+        _, code, changes, self._in_transaction, _, _, message = self._buffers.receive()
         if code not in {SQLITE_ROW, SQLITE_DONE}:
-            errors.raise_code(code, buffer[HEADER.size : HEADER.size + message].decode(errors="replace"))
+            errors.raise_code(code, message)
         if self._path is not None and not self._in_transaction and code == SQLITE_DONE:
             self._committed(None)
-        return code, rows, changes
+        return code, changes
 
     def _run_alone(self, sql: str) -> None:
         """Run a statement without parameters and rows."""

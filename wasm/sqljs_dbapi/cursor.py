@@ -1,27 +1,24 @@
 """Cursors: statements are executed and their rows fetched here."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from struct import error as struct_error
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 
 from sqljs_dbapi import adaptation
+from sqljs_dbapi.adaptation import plain
 from sqljs_dbapi.codes import SQLITE_DONE, SQLITE_ROW
 from sqljs_dbapi.errors import OperationalError, ProgrammingError, from_code
 from sqljs_dbapi.sql import is_blank
 from sqljs_dbapi.statements import Description, Statement, prepare
-from sqljs_dbapi.wire import HEADER, TAGS, decode_columns, decode_rows, encode_columns, encode_row
 
 if TYPE_CHECKING:
     from sqljs_dbapi.connection import Connection
 
-FIRST_ROWS = 16  # read by execute itself: most results end there, and their locks with them
+FIRST_ROWS = 16  # read by execute itself, as `js/driver.mjs` has it
 MOST_ROWS = 4096  # read by one call
 BATCH_ROWS = 2048  # sent by one call of executemany
 PARSE_DECLTYPES = 1
 PARSE_COLNAMES = 2
-
-unpack_header = HEADER.unpack_from
-ROWS_AT = HEADER.size  # and after the error message, if there is one
 
 RowFactory = Callable[["Cursor", tuple[Any, ...]], Any]
 
@@ -29,41 +26,55 @@ RowFactory = Callable[["Cursor", tuple[Any, ...]], Any]
 _END = object()  # no further row
 
 
-class _Text(bytes):
-    """A text as it came, for a `text_factory` or an error when its row is fetched."""
-
-
 class Cursor:
     """Executes statements on a connection and fetches what they give. Made by `Connection.cursor`."""
 
-    connection: "Connection"
-    description: Description | None = None
-    """Seven values for each column of the result: its name, its declared type if it is a table's, and five times None."""
-    rowcount: int = -1
-    """Rows changed by INSERT, UPDATE, DELETE or REPLACE; -1 for others."""
-    lastrowid: int | None = None
-    row_factory: RowFactory | None = None
-    arraysize: int = 1
-    """Rows that `fetchmany` fetches if not told."""
-
-    _unusable = True  # for now or for ever: `_check` says why
-    _initialized = False
-    _closed = False
-    _statement: Statement | None = None  # with more rows to come
-    _text = ""
-    _rows: list[Any] = []  # noqa: RUF012 - replaced, never changed
-    _next = 0
-    _raw = False  # texts come as bytes, and are turned into values when their row is fetched
-    _converters: list[Callable[[bytes], Any] | None] | None = None
+    __slots__ = (
+        "__weakref__",
+        "_closed",
+        "_converters",
+        "_next",
+        "_pending",
+        "_raw",
+        "_rows",
+        "_unusable",
+        "arraysize",
+        "connection",
+        "description",
+        "lastrowid",
+        "row_factory",
+        "rowcount",
+    )
 
     def __init__(self, connection: "Connection", /) -> None:
         if not isinstance(connection, connection_type):
             raise TypeError(f"Cursor() argument 1 must be sqljs_dbapi.Connection, not {type(connection).__name__}")
-        self.connection = connection
         if not connection._db:
             connection._check()
-        self._initialized = True
-        self._unusable = False
+        self.connection = connection
+        self.description: Description | None = None
+        """Seven values for each column of the result: its name, its declared type if it is a table's, and five times None."""
+        self.rowcount = -1
+        """Rows changed by INSERT, UPDATE, DELETE or REPLACE; -1 for others."""
+        self.lastrowid: int | None = None
+        self.row_factory: RowFactory | None = None
+        self.arraysize = 1
+        """Rows that `fetchmany` fetches if not told."""
+        self._rows: list[Any] = []
+        self._next = 0
+        self._raw = False  # rows are turned into values when they are fetched: a text may be a tuple of its bytes
+        self._pending: _Pending | None = None  # the statement that has more rows to come
+        self._converters: list[Callable[[bytes], Any] | None] | None = None
+        self._closed = False
+        self._unusable = False  # for now or for ever: `_check` says why
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Nothing is set by a subclass that does not call `__init__`."""
+            if name in Cursor.__slots__:
+                raise ProgrammingError("Base Cursor.__init__ not called.")
+            raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'", name=name, obj=self)
 
     # --- executing -------------------------------------------------------------------------------------------------------
 
@@ -72,7 +83,7 @@ class Cursor:
         connection = self.connection
         if self._unusable or not connection._db:
             self._check()
-        if self._statement is not None:
+        if self._pending is not None:
             self._release()
         self._unusable = True
         statement: Statement | None = None
@@ -83,16 +94,23 @@ class Cursor:
                 return self
             if connection._path is not None:
                 connection._guard(statement)
-            if connection._begins is not None and statement.is_dml and not connection._in_transaction:
+            if statement.is_dml and connection._begins is not None and not connection._in_transaction:
                 connection._run_alone(connection._begins)
             if connection._trace is not None:
                 connection._trace(statement, parameters)
             if connection._detect_types:
                 self._find_converters(statement)
-            if statement.count or parameters:
-                self._encode(statement, parameters)
-            self._text = sql
-            self.lastrowid = self._take(statement, connection._run(statement.pointer, statement.count, FIRST_ROWS))
+            if type(parameters) is not tuple or len(parameters) != statement.expects:
+                parameters = self._values(statement, parameters)
+            if not parameters:
+                size = 0
+            elif plain.issuperset(map(type, parameters)):
+                size = connection._send(parameters)
+            else:
+                size = connection._send(adaptation.bindable(parameters, statement.names))
+            run = connection._run
+            answer = run(statement.pointer, size) if connection._plain else run(statement.pointer, size, -FIRST_ROWS)
+            self.lastrowid = self._take(sql, statement, answer)
         except BaseException:
             self._forget()
             if statement is not None and connection._db:
@@ -109,7 +127,7 @@ class Cursor:
             self._check()
         self._unusable = True
         try:
-            if self._statement is not None:
+            if self._pending is not None:
                 self._release()
             self._forget()
             rows = iter(parameters)
@@ -155,9 +173,8 @@ class Cursor:
                     connection._guard(statement)
                 if connection._trace is not None:
                     connection._trace(statement, ())
-                size = engine.run(statement.pointer, 0, MOST_ROWS)
-                while connection._settle(size)[0] == SQLITE_ROW:
-                    size = engine.more(statement.pointer, MOST_ROWS)
+                while connection._settle(engine.run(statement.pointer, 0, MOST_ROWS))[0] == SQLITE_ROW:
+                    pass
             finally:
                 engine.finalize(statement.pointer)
         return self
@@ -170,16 +187,13 @@ class Cursor:
         self.description = None
         self.rowcount = -1
 
-    def _encode(self, statement: Statement, parameters: Any) -> None:
+    def _send(self, statement: Statement, parameters: Any) -> int:
+        """Give the parameters to the engine; gives how many bytes they are."""
         if type(parameters) is not tuple or len(parameters) != statement.count or statement.named:
             parameters = self._values(statement, parameters)
-        if not adaptation.builtin:
-            try:
-                encode_row(parameters, self.connection._buffers)
-                return
-            except KeyError:
-                pass
-        encode_row(adaptation.bindable(parameters, statement.names), self.connection._buffers)
+        if not plain.issuperset(map(type, parameters)):
+            parameters = adaptation.bindable(parameters, statement.names)
+        return self.connection._send(parameters)
 
     def _values(self, statement: Statement, parameters: Any) -> Sequence[Any]:
         """The parameters in the order of their numbers."""
@@ -217,39 +231,39 @@ class Cursor:
 
     def _execute_batches(self, statement: Statement, rows: Iterator[Any]) -> int:
         total = 0
-        tuples = not statement.named and not adaptation.builtin
         while True:
             batch, stopped = _some(rows)
             if batch:
-                total += self._execute_batch(statement, batch, tuples)
+                total += self._execute_batch(statement, batch)
             if stopped is not None:
                 raise stopped
             if len(batch) < BATCH_ROWS:
                 return total
 
-    def _execute_batch(self, statement: Statement, batch: list[Any], tuples: bool) -> int:
+    def _execute_batch(self, statement: Statement, batch: list[Any]) -> int:
         engine = self.connection._engine
         connection = self.connection
         count = statement.count
         refused: Exception | None = None
         if count == 0 or connection._trace is not None:
             return sum(self._execute_one(statement, parameters) for parameters in batch)
-        if not (tuples and all(type(row) is tuple and len(row) == count for row in batch)):
+        tuples = not statement.named and all(type(row) is tuple and len(row) == count for row in batch)
+        if not (tuples and plain.issuperset(map(type, chain.from_iterable(batch)))):
             ordered: list[Sequence[Any]] = []
             try:
                 for row in batch:
                     values = self._values(statement, row)
-                    ordered.append(adaptation.bindable(values, statement.names) if not tuples or not _travels(values) else values)
+                    ordered.append(values if plain.issuperset(map(type, values)) else adaptation.bindable(values, statement.names))
             except Exception as error:
                 refused = error
             batch = ordered
         done = 0
         if batch:
             try:
-                length = encode_columns(batch, engine.buffers)
-            except (KeyError, OverflowError, UnicodeEncodeError, BufferError, struct_error):
+                size = connection._buffers.send(batch)
+            except BufferError:
                 return sum(self._execute_one(statement, parameters) for parameters in batch)
-            done = connection._settle(engine.batch(statement.pointer, len(batch), count, length))[2]
+            done = connection._settle(engine.batch(statement.pointer, size))[1]
         if refused is not None:
             raise refused
         return done
@@ -258,77 +272,50 @@ class Cursor:
         """Execute once and discard the rows."""
         connection = self.connection
         engine = self.connection._engine
-        if statement.count or parameters:
-            self._encode(statement, parameters)
-        size = engine.run(statement.pointer, statement.count, MOST_ROWS)
+        size = self._send(statement, parameters) if statement.count or parameters else 0
+        answer = engine.run(statement.pointer, size, MOST_ROWS)
         if connection._trace is not None:
             connection._trace(statement, parameters)
-        while (settled := connection._settle(size))[0] == SQLITE_ROW:
-            size = engine.more(statement.pointer, MOST_ROWS)
-        return settled[2]
+        while (settled := connection._settle(answer))[0] == SQLITE_ROW:
+            answer = engine.run(statement.pointer, 0, MOST_ROWS)
+        return settled[1]
 
     # --- results ---------------------------------------------------------------------------------------------------------
 
-    def _take(self, statement: Statement, size: int) -> int:
+    def _take(self, sql: str, statement: Statement, size: int) -> int:
         """Take the answer of the engine: rows, and whether there are more to come. Gives the row id inserted last."""
         connection = self.connection
-        buffers = connection._buffers
-        if size > len(buffers.to_python):
+        if size:
             connection._engine.drain(size)
-        buffer = buffers.to_python
         rowid: int
-        code, rows, changes, connection._in_transaction, by_row, rowid, message = unpack_header(buffer)
-        if not rows:
-            self._rows = []
-        elif connection._plain and by_row:
-            try:
-                self._rows = decode_rows(buffer, ROWS_AT + message, rows, len(statement.columns), None)
-            except UnicodeDecodeError:
-                self._rows = self._decode(statement, buffer, ROWS_AT + message, rows, by_row)
-        else:
-            self._rows = self._decode(statement, buffer, ROWS_AT + message, rows, by_row)
+        self._rows, code, changes, connection._in_transaction, rowid, self._raw, message = connection._receive()
         self._next = 0
         self.description = statement.description
         if code == SQLITE_DONE:
-            self._statement = None
             self.rowcount = changes if statement.is_dml else -1
-            if connection._idle.setdefault(self._text, statement) is not statement:
-                connection._give_back(self._text, statement)
+            if connection._idle.setdefault(sql, statement) is not statement:
+                connection._give_back(sql, statement)
             if connection._path is not None and not connection._in_transaction:
                 connection._committed(statement)
         elif code == SQLITE_ROW:
-            self._statement = statement
+            self._pending = _Pending(connection, sql, statement)
             self.rowcount = 0 if statement.is_dml else -1
         else:
-            self._fail(statement, code, buffer[ROWS_AT : ROWS_AT + message].decode(errors="replace"))
+            self._fail(sql, statement, code, message or "")
         return rowid
 
-    def _fail(self, statement: Statement, code: int, message: str) -> None:
+    def _fail(self, sql: str, statement: Statement, code: int, message: str) -> None:
         """A statement ended with an error, maybe after rows that it gave.
 
         Like sqlite3, which is always one row ahead, the last of them is lost.
         """
-        self._statement = None
-        self.connection._give_back(self._text, statement)
+        self.connection._give_back(sql, statement)
         error = from_code(code, message)
         if len(self._rows) < 2:
             self._rows = []
             raise error
         self._rows[-1] = error
         self._raw = True
-
-    def _decode(self, statement: Statement, buffer: bytearray, at: int, rows: int, by_row: int) -> list[Any]:
-        """The rows, with bytes for the texts where a row is not finished before it is fetched."""
-        connection = self.connection
-        count = len(statement.columns)
-        decode = decode_rows if by_row else decode_columns
-        self._raw = not connection._plain
-        if not self._raw:
-            try:
-                return decode(buffer, at, rows, count, None)
-            except UnicodeDecodeError:
-                self._raw = True
-        return decode(buffer, at, rows, count, _Text)
 
     def _value(self, row: Any) -> tuple[Any, ...]:
         """A row whose texts and converted columns are still bytes."""
@@ -341,13 +328,11 @@ class Cursor:
         values = []
         for index, value in enumerate(row):
             if (converter := converters[index]) is not None:
-                values.append(converter(bytes(value)) if value else None)
-            elif type(value) is not _Text:
-                values.append(value)
-            elif factory is str:
-                values.append(self._text_of(value, index))
+                values.append(converter(value) if value else None)
+            elif type(value) is tuple:
+                values.append(self._text_of(value[0], index) if factory is str else factory(value[0]))
             else:
-                values.append(factory(bytes(value)))
+                values.append(factory(value.encode()) if type(value) is str and factory is not str else value)
         return tuple(values)
 
     def _text_of(self, value: bytes, index: int) -> str:
@@ -379,29 +364,33 @@ class Cursor:
 
     def _more(self) -> bool:
         """Fetch the next rows; whether there are any."""
-        statement = self._statement
-        if statement is None:
+        if self._pending is None:
             return False
-        self._take_more(statement, min(4 * max(len(self._rows), FIRST_ROWS), MOST_ROWS))
+        self._take_more(self._pending, min(4 * max(len(self._rows), FIRST_ROWS), MOST_ROWS))
         return bool(self._rows)
 
-    def _take_more(self, statement: Statement, limit: int) -> None:
-        left = self._rows[self._next :]
+    def _take_more(self, pending: "_Pending", limit: int) -> None:
+        left, raw = self._rows[self._next :], self._raw
+        connection = self.connection
         self._unusable = True
         try:
-            self._take(statement, self.connection._engine.more(statement.pointer, limit))
+            answer = connection._run(pending.statement.pointer, 0, limit if connection._plain else -limit)
+            self._pending = None
+            self._take(pending.sql, pending.take(), answer)
         except Exception:
             self._rows = left[:-1]
+            self._raw = raw
             raise
         finally:
             self._unusable = False
         if left:
             self._rows[:0] = left
+            self._raw = self._raw or raw
 
     def fetchone(self) -> Any:
         """The next row, or None."""
         index = self._next
-        if index < len(self._rows) and self._statement is None and self.row_factory is None and not (self._raw or self._unusable):
+        if index < len(self._rows) and self._pending is None and self.row_factory is None and not (self._raw or self._unusable):
             if not self.connection._db:
                 self._check()
             self._next = index + 1
@@ -414,7 +403,7 @@ class Cursor:
             self._check()
         index = self._next
         rows = self._rows
-        if index + 1 >= len(rows) and self._statement is not None:
+        if index + 1 >= len(rows) and self._pending is not None:
             # the step after a row belongs to its fetching, as in sqlite3
             self._more()
             index, rows = self._next, self._rows
@@ -444,8 +433,8 @@ class Cursor:
             self._check()
         if self.description is None:
             return [self._fetch()]  # which refuses
-        while self._statement is not None:
-            self._take_more(self._statement, MOST_ROWS)
+        while self._pending is not None:
+            self._take_more(self._pending, MOST_ROWS)
         if self._raw:
             return list(self)
         rows: list[Any] = self._rows[self._next :] if self._next else self._rows
@@ -475,7 +464,7 @@ class Cursor:
             self._check()
         if not self.connection._db:
             self.connection._check()
-        if self._statement is not None:
+        if self._pending is not None:
             self._release()
         self._rows = []
         self._closed = self._unusable = True
@@ -488,26 +477,43 @@ class Cursor:
 
     def _release(self) -> None:
         """Give up the rows still to come."""
-        statement = self._statement
-        self._statement = None
+        if self._pending is not None:
+            self._pending.end()
+        self._pending = None
         self._rows = []
         self._next = 0
-        if statement is not None and self.connection._db:
-            self.connection._engine.reset(statement.pointer)
-            self.connection._give_back(self._text, statement)
-
-    def __del__(self) -> None:
-        if self._statement is not None:
-            self._release()
 
     def _check(self) -> None:
-        if not self._initialized:
-            raise ProgrammingError("Base Cursor.__init__ not called.")
         if self._closed:
             raise ProgrammingError("Cannot operate on a closed cursor.")
         if self._unusable:
             raise ProgrammingError("Recursive use of cursors not allowed.")
         self.connection._check()
+
+
+class _Pending:
+    """A statement that has more rows to come. It is given up with the cursor that would fetch them."""
+
+    def __init__(self, connection: "Connection", sql: str, statement: Statement) -> None:
+        self.connection = connection
+        self.sql = sql
+        self.statement = statement
+        self.taken = False
+
+    def take(self) -> Statement:
+        """The statement, which is somebody else's now."""
+        self.taken = True
+        return self.statement
+
+    def end(self) -> None:
+        """Give up the rows still to come."""
+        if not self.taken and self.connection._db:
+            statement = self.take()
+            self.connection._engine.reset(statement.pointer)
+            self.connection._give_back(self.sql, statement)
+
+    def __del__(self) -> None:
+        self.end()
 
 
 connection_type: type = object
@@ -535,7 +541,3 @@ def _some(rows: Iterator[Any]) -> tuple[list[Any], Exception | None]:
     except Exception as error:
         return batch, error
     return batch, None
-
-
-def _travels(values: Sequence[Any]) -> bool:
-    return all(type(value) in TAGS for value in values)

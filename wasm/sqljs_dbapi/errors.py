@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 from sqljs_dbapi import codes
+from sqljs_dbapi.wire import NOT_TEXT, TOO_LARGE
 
 
 class Warning(Exception):
@@ -80,7 +81,14 @@ CLASSES: Mapping[int, type[Exception]] = {
 
 
 def from_code(code: int, message: str) -> Exception:
-    """The exception for an extended result code."""
+    """The exception for an extended result code, or for a value that could not be bound."""
+    if code == TOO_LARGE:
+        return OverflowError("Python int too large to convert to SQLite INTEGER")
+    if code == NOT_TEXT:
+        try:
+            message.encode()
+        except UnicodeEncodeError as error:
+            return error
     found = CLASSES.get(code & 0xFF, DatabaseError)
     if found is MemoryError:
         return MemoryError()

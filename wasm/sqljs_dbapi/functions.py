@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from sqljs_dbapi.adaptation import bindable
 from sqljs_dbapi.codes import SQLITE_ERROR, SQLITE_NOMEM, SQLITE_TOOBIG
-from sqljs_dbapi.wire import decode_rows, encode_row
 
 if TYPE_CHECKING:
     from sqljs_dbapi._engine import Engine
@@ -36,15 +35,25 @@ class Callbacks:
             self.calls[self.last] = call
         return first
 
-    def dispatch(self, number: int, instance: int, count: int, size: int) -> int:
-        """Call with the arguments in the buffer; the result goes back in the other. Gives 0, or minus a result code."""
+    def dispatch(self, number: int, instance: int, size: int, undecoded: bool) -> int:
+        """Call with the arguments in the buffer; the result goes back in the other. Gives 0, or minus a result code.
+
+        There are `size` bytes of arguments still to fetch if the buffer was too small for them.
+        """
         buffers = self.engine.buffers
-        if size > len(buffers.to_python):
+        if size:
             self.engine.drain(size)
         self.message, call = self.calls[number]
         try:
-            result = call(instance, decode_rows(buffers.to_python, 0, 1, count, None)[0])
-            encode_row(bindable([result], ()), buffers)
+            arguments = buffers.receive()
+            if undecoded:
+                arguments = tuple(value[0].decode() if type(value) is tuple else value for value in arguments)
+            (result,) = bindable([call(instance, arguments)], ())
+            if type(result) is int and not -(2**63) <= result < 2**63:
+                raise OverflowError
+            if type(result) is str:
+                result.encode()
+            buffers.send((result,))
         except BaseException as error:
             if self.tracebacks:
                 sys.unraisablehook(_Unraisable(error, call))

@@ -29,6 +29,7 @@ class Statement:
         "converted",
         "count",
         "description",
+        "expects",
         "is_dml",
         "modifies",
         "named",
@@ -58,6 +59,8 @@ class Statement:
         self.count = len(names)
         """How many parameters it has."""
         self.named = any(name is not None and name[0] != "?" for name in names)
+        self.expects = -1 if self.named else self.count
+        """How many values a tuple of parameters has; -1 if none will do."""
         self.placeholders: list[Placeholder] = placeholders
         self.description: Description | None = (
             tuple((name, kind, None, None, None, None, None) for name, kind in zip(columns, types, strict=True)) or None

@@ -7,9 +7,10 @@
     await database.close()
 
 SQLite works in memory; commits are stored behind it. `durability="interval"`: a commit is stored before it is `sync_interval` seconds
-old, as far as the event loop runs; `sync_interval=0` starts at once. `durability="commit"`: `commit()` returns when it is stored, where
-Python can wait for JavaScript (JSPI) and on Node; elsewhere storing starts at once and `await database.flush()` waits for it. Nothing can
-be promised for the moment in which a browser quits: what the last flush stored is what opens again.
+old, as far as the event loop runs and two storings after one another fit into that (README: exactly); `sync_interval=0` starts at once.
+`durability="commit"`: `commit()` returns when it is stored, where Python can wait for JavaScript (JSPI) and on Node; elsewhere storing
+starts at once and `await database.flush()` waits for it. Nothing can be promised for the moment in which a browser quits: what the last
+flush stored is what opens again.
 
 One tab or worker writes a database. `mode` says what another one does: "wait" (up to `timeout` seconds), "fail", "follow" (read-only,
 refreshed with every commit of the writer; `await database.promote()` takes over when that closes or crashes) or "steal" (at once: the

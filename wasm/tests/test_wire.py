@@ -1,20 +1,20 @@
-"""The codec: what one side writes the other reads, for any values, and both sides are the same code's two ends."""
+"""What travels between Python and SQLite arrives as it was, for any values."""
 
 import math
+import sqlite3
+from array import array
 from typing import Any
 
 import pytest
+import sqljs_dbapi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqljs_dbapi._engine import Engine
-from sqljs_dbapi.wire import Buffers, decode_columns, decode_rows, encode_columns, encode_row
 
+BOTH = pytest.mark.parametrize("module", [sqljs_dbapi, sqlite3], ids=["sqljs", "sqlite3"])
 INTEGERS = st.integers(-(2**63), 2**63 - 1)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
 VALUES = st.one_of(st.none(), INTEGERS, st.floats(), TEXTS, st.binary(max_size=50))
-COLUMNS = st.sampled_from([INTEGERS, st.floats(), TEXTS, st.binary(), st.none(), st.just("a\0b"), VALUES]).map(
-    lambda values: st.one_of(values, st.none()) if values is not VALUES else values
-)
 ROWS = st.lists(st.sampled_from([INTEGERS, st.floats(), TEXTS, st.binary(), VALUES]), min_size=1, max_size=6).flatmap(
     lambda columns: st.lists(st.tuples(*[st.one_of(st.none(), column) for column in columns]), min_size=1, max_size=30)
 )
@@ -29,34 +29,10 @@ def same(left: Any, right: Any) -> bool:
     return type(left) is type(right) and left == right
 
 
-@pytest.fixture
-def buffers() -> Buffers:
-    """Two buffers that nobody else looks at."""
-    return Buffers(lambda to_engine, to_python: None)
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(VALUES, min_size=1, max_size=12))
-def test_a_row_comes_back(values: list[Any]):
-    buffers = Buffers(lambda to_engine, to_python: None)
-    encode_row(tuple(values), buffers)
-    assert same(decode_rows(buffers.to_engine, 0, 1, len(values), None), [tuple(values)])
-
-
-@settings(max_examples=200, deadline=None)
-@given(ROWS)
-def test_columns_come_back(rows: list[tuple[Any, ...]]):
-    buffers = Buffers(lambda to_engine, to_python: None)
-    size = encode_columns(rows, buffers)
-    assert same(decode_columns(buffers.to_engine[:size], 0, len(rows), len(rows[0]), None), rows)
-
-
 @settings(max_examples=150, deadline=None)
 @given(ROWS)
 def test_sqlite_holds_what_was_sent(rows: list[tuple[Any, ...]]):
-    """Through JavaScript and SQLite, in every form: rows and columns, there and back. SQLite has no NaN: it becomes NULL."""
-    import sqljs_dbapi
-
+    """One by one and many at once, there and back. SQLite has no NaN: it becomes NULL."""
     connection = sqljs_dbapi.connect(":memory:", isolation_level=None)
     width = len(rows[0])
     marks = ", ".join("?" * width)
@@ -81,15 +57,138 @@ def test_buffers_grow_as_far_as_they_must(connection, piece, size: int):
     assert connection.execute("SELECT x FROM t").fetchall() == [(value,), (1,), (value,)]
 
 
-def test_what_does_not_travel_is_refused(buffers: Buffers):
-    with pytest.raises(OverflowError, match="too large to convert to SQLite INTEGER"):
-        encode_row((2**63,), buffers)
-    with pytest.raises(OverflowError, match="too large to convert to SQLite INTEGER"):
-        encode_columns([(-(2**63) - 1,)], buffers)
-    with pytest.raises(KeyError):
-        encode_row((object(),), buffers)
-    with pytest.raises(UnicodeEncodeError):
-        encode_row(("\ud800",), buffers)
+EDGES = sorted(
+    {sign * (1 << bits) + step for bits in (0, 14, 15, 30, 31, 32, 45, 52, 53, 60, 62, 63) for step in (-1, 0, 1) for sign in (-1, 1)}
+)
+
+
+def test_integers_at_every_edge(connection):
+    """Where an integer needs another digit on its way, or a double no longer holds it."""
+    connection.create_function("same", 1, lambda value: value)
+    for value in EDGES:
+        if -(2**63) <= value < 2**63:
+            row = (value, str(value), value)
+            assert connection.execute("SELECT :x, CAST(:x AS TEXT), same(:x)", {"x": value}).fetchone() == row
+            assert connection.execute(f"SELECT {value}, '{value}', same({value})").fetchone() == row
+        else:
+            with pytest.raises(OverflowError, match="too large to convert to SQLite INTEGER"):
+                connection.execute("SELECT ?", (value,))
+    connection.execute("CREATE TABLE t (x INTEGER PRIMARY KEY)")
+    for value in (2**63 - 1, 2**53 + 1, -(2**63), -1):
+        assert connection.execute("INSERT INTO t VALUES (?)", (value,)).lastrowid == value
+
+
+REFUSED = [
+    (2**63, OverflowError, "too large to convert to SQLite INTEGER"),
+    (-(2**63) - 1, OverflowError, "too large to convert to SQLite INTEGER"),
+    (10**100, OverflowError, "too large to convert to SQLite INTEGER"),
+    ("a\ud800z", UnicodeEncodeError, "position 1: surrogates not allowed"),
+    ("\udfff" * 100, UnicodeEncodeError, "surrogates not allowed"),
+    (memoryview(b"abcd")[::2], BufferError, "not C-contiguous"),
+    (object(), sqlite3.ProgrammingError, "type 'object' is not supported"),
+    ([1], sqlite3.ProgrammingError, "type 'list' is not supported"),
+    ((1,), sqlite3.ProgrammingError, "type 'tuple' is not supported"),
+    ({1}, sqlite3.ProgrammingError, "type 'set' is not supported"),
+    (1j, sqlite3.ProgrammingError, "type 'complex' is not supported"),
+    (..., sqlite3.ProgrammingError, "type 'ellipsis' is not supported"),
+    (StopIteration, sqlite3.ProgrammingError, "type 'type' is not supported"),
+]
+
+
+@pytest.mark.parametrize(("value", "kind", "said"), REFUSED, ids=lambda value: ascii(value)[:20])
+@BOTH
+def test_what_does_not_travel_is_refused(module, value: Any, kind: type[Exception], said: str):
+    """Also by executemany, which has then executed what came before it."""
+    kind = getattr(module, kind.__name__, kind)
+    connection = module.connect(":memory:")
+    connection.execute("CREATE TABLE t (x)")
+    with pytest.raises(kind, match=said):
+        connection.execute("INSERT INTO t VALUES (?)", (value,))
+    assert connection.execute("INSERT INTO t VALUES (?)", (0,)).rowcount == 1
+    with pytest.raises(kind, match=said):
+        connection.executemany("INSERT INTO t VALUES (?)", [(1,), ("b",), (value,), (3,)])
+    assert connection.in_transaction
+    assert connection.execute("SELECT x FROM t").fetchall() == [(0,), (1,), ("b",)]
+    connection.close()
+
+
+class Bytes(bytes):
+    """Bytes that are bound as something else."""
+
+    def __conform__(self, protocol: type) -> str:
+        return f"{len(self)} bytes"
+
+
+@BOTH
+def test_buffers_of_every_type(module):
+    """What has an adapter is not taken for the bytes that it holds as well."""
+    connection = module.connect(":memory:")
+    numbers = array("h", [1, -2])
+    assert connection.execute("SELECT ?, ?, ?, ?", (bytearray(b"a\0b"), memoryview(b"cd"), numbers, Bytes(b"abc"))).fetchone() == (
+        b"a\0b",
+        b"cd",
+        numbers.tobytes(),
+        "3 bytes",
+    )
+    connection.execute("CREATE TABLE t (x)")
+    connection.executemany("INSERT INTO t VALUES (?)", [[bytearray(b"a")], [numbers], [Bytes(b"abc")], [True]])
+    assert connection.execute("SELECT x FROM t").fetchall() == [(b"a",), (numbers.tobytes(),), ("3 bytes",), (1,)]
+    connection.close()
+
+
+PIECES = st.one_of(
+    TEXTS.map(str.encode),
+    st.binary(max_size=4),
+    st.sampled_from(["\ud800", "\udfff", "\ud7ff", "\ue000", "\U0010ffff"]).map(lambda text: text.encode("utf-8", "surrogatepass")),
+    st.sampled_from(
+        [b"\xc1\xbf", b"\xc2\x80", b"\xe0\x9f\xbf", b"\xe0\xa0\x80", b"\xf0\x8f\xbf\xbf", b"\xf0\x90\x80\x80", b"\xf4\x90\x80\x80"]
+    ),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(PIECES, max_size=6).map(b"".join))
+def test_a_text_is_what_python_decodes(data: bytes):
+    """SQLite holds any bytes as a text; those that are not UTF-8 are an error when their row is fetched, and no other row's."""
+    connection = sqljs_dbapi.connect(":memory:")
+    connection.create_function("same", 1, lambda value: value)
+    cursor = connection.execute("SELECT 'é' UNION ALL SELECT CAST(? AS TEXT) UNION ALL SELECT x'ff'", (data,))
+    assert cursor.fetchone() == ("é",)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        with pytest.raises(sqljs_dbapi.OperationalError, match="Could not decode to UTF-8"):
+            cursor.fetchone()
+        with pytest.raises(sqljs_dbapi.OperationalError, match="user-defined function raised exception"):
+            connection.execute("SELECT same(CAST(? AS TEXT))", (data,))
+    else:
+        assert cursor.fetchone() == (text,)
+        assert cursor.fetchone() == (b"\xff",)
+        assert connection.execute("SELECT same(CAST(? AS TEXT))", (data,)).fetchone() == (text,)
+    connection.text_factory = bytes
+    assert connection.execute("SELECT CAST(? AS TEXT), 'x', ?", (data, data)).fetchone() == (data, b"x", data)
+    connection.close()
+
+
+@BOTH
+@pytest.mark.parametrize("place", [1, 2, 15, 16, 17, 79, 80, 81, 100])
+def test_one_text_of_many_rows_is_not_utf8(module, place: int):
+    """Wherever the row lies among those read by one call, it alone is an error, and the others are what they are."""
+    connection = module.connect(":memory:")
+    query = """
+        WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 100)
+        SELECT i, CASE i WHEN ? THEN CAST(x'61ff' AS TEXT) ELSE 'é' || i END, x'ff' FROM n"""
+    cursor = connection.execute(query, (place,))
+    assert [cursor.fetchone() for _ in range(place - 1)] == [(n, f"é{n}", b"\xff") for n in range(1, place)]
+    with pytest.raises(module.OperationalError, match="Could not decode to UTF-8"):
+        cursor.fetchone()
+    with pytest.raises(module.OperationalError, match="Could not decode to UTF-8"):
+        connection.execute(query, (place,)).fetchall()
+    connection.text_factory = lambda data: data.decode(errors="replace")
+    expected = [(n, "a\ufffd" if n == place else f"é{n}", b"\xff") for n in range(1, 101)]
+    assert connection.execute(query, (place,)).fetchall() == expected
+    assert list(connection.execute(query, (place,))) == expected
+    connection.close()
 
 
 def test_a_heap_that_grows_between_calls_is_found_again(connection, loaded: Engine):

@@ -1,11 +1,8 @@
 /**
  * sql.js below a Python driver: its raw exports on one side, two byte buffers that Python owns on the other.
  *
- * A call passes only integers. What they mean lies in the buffers, in one of two forms (`wire.py` is the other end):
- *   row      tag u8 × n · slot 8 bytes × n · bytes of the texts and blobs, in order, each with a NUL behind it
- *   columns  for each column: kind u8 · positions of its nulls · its values; so that Python unpacks a column by one call
- * A slot holds an int64, a float64 or the length of a text or blob; in a row instead where it ends behind the slots, with its NUL.
- * Everything is little-endian and unaligned.
+ * A call passes only integers. Values lie in the buffers as Python's `marshal` writes and reads them in C (version 2, little-endian):
+ * the parameters of a statement are a tuple, those of many a list of tuples, and what came of a call is what `finish` writes.
  */
 
 const OK = 0;
@@ -18,75 +15,117 @@ const FLOAT = 2;
 const TEXT = 3;
 const BLOB = 4;
 const NULL = 5;
-const MIXED = 6;
-const CUT_TEXT = 7; // texts of which one has a NUL: their lengths come before them. Others end with a NUL each, and nothing else
+const TOO_LARGE = -1; // beside SQLite's codes: an integer that 64 bits do not hold
+const NOT_TEXT = -2; // a text that UTF-8 does not hold, which is the message then
+const [NONE, FALSE, TRUE, INT, LONG, DOUBLE, STRING, BYTES, TUPLE, LIST] = [...'NFTilgus(['].map((tag) => tag.charCodeAt(0)); // marshal's
 const COPY_AT_ONCE = -1; // SQLITE_TRANSIENT
-const HEADER = 32;
-const ROWS_ROW_BY_ROW = 3; // up to so many rows are quicker to read one by one than column by column
+const FIRST_ROWS = 16; // read when a statement is run: most results end there, and their locks with them
 const BATCH_BYTES = 1 << 20;
-const KEPT_BYTES = 4 * BATCH_BYTES; // of memory for one column, from call to call
+const KEPT_BYTES = 4 * BATCH_BYTES; // of memory for the rows of a call, from call to call
 const EXACT = 2 ** 53;
 const TWO_32 = 2 ** 32;
 const ASYNC_COMMIT = 'PRAGMA synchronous=OFF; PRAGMA journal_mode=MEMORY'; // a file here is memory: nothing of it survives the realm
 
-/** One column of the rows being read: types, slots, and the bytes of its texts and blobs. */
-class Column {
+/** Writes values for Python. */
+class Writer {
   constructor() {
-    this.bytes = new Uint8Array(256);
-    this.grow(16);
+    this.allocate(4096);
   }
 
-  grow(rows) {
-    this.types = new Uint8Array(rows);
-    this.slots = new ArrayBuffer(8 * rows);
-    this.floats = new Float64Array(this.slots);
-    this.words = new Int32Array(this.slots);
+  allocate(size) {
+    this.bytes = new Uint8Array(size);
+    this.view = new DataView(this.bytes.buffer);
   }
 
-  begin(rows) {
-    if (this.types.length < rows) this.grow(rows);
-    if (this.bytes.length > KEPT_BYTES) this.bytes = new Uint8Array(256);
-    this.seen = 0; // bit t: type t was seen
+  begin() {
+    if (this.bytes.length > KEPT_BYTES) this.allocate(4096);
     this.used = 0;
-    this.nulls = 0;
-    this.hasNul = false; // inside a text
+    this.hasBytes = false; // in the place of a text
   }
 
-  /** @param {number} end 1 for a text, which is kept with the NUL behind it */
-  append(heap, at, length, end) {
-    const size = length + end;
-    if (this.used + size > this.bytes.length) {
-      const larger = new Uint8Array(Math.max(2 * this.bytes.length, this.used + size));
-      larger.set(this.bytes.subarray(0, this.used));
-      this.bytes = larger;
-    }
-    if (size < 32) { // a short text is copied quicker by hand than through a view of it
-      for (let i = 0; i < length; i++) {
-        const byte = heap[at + i];
-        if (byte === 0) this.hasNul = true;
-        this.bytes[this.used + i] = byte;
-      }
-      if (end) this.bytes[this.used + length] = 0;
-    } else {
-      this.bytes.set(heap.subarray(at, at + length), this.used);
-      if (end) {
-        this.bytes[this.used + length] = 0;
-        if (this.bytes.indexOf(0, this.used) < this.used + length) this.hasNul = true;
-      }
-    }
-    this.used += size;
+  reserve(size) {
+    if (this.used + size <= this.bytes.length) return;
+    const { bytes } = this;
+    this.allocate(Math.max(2 * bytes.length, this.used + size));
+    this.bytes.set(bytes.subarray(0, this.used));
   }
 
-  kind() {
-    switch (this.seen & ~(1 << NULL)) {
-      case 0: return NULL;
-      case 1 << INTEGER: return INTEGER;
-      case 1 << FLOAT: return FLOAT;
-      case 1 << TEXT: return this.hasNul ? CUT_TEXT : TEXT;
-      case 1 << BLOB: return BLOB;
-      default: return MIXED;
-    }
+  tag(tag) {
+    this.reserve(1);
+    this.bytes[this.used++] = tag;
   }
+
+  /** A tag and what comes with it: an integer, or how many bytes or values follow. */
+  head(tag, number) {
+    this.reserve(5);
+    this.bytes[this.used] = tag;
+    this.view.setInt32(this.used + 1, number, true);
+    this.used += 5;
+  }
+
+  integer(low, high) {
+    if (high === low >> 31) return this.head(INT, low);
+    const negative = high < 0; // digits of 15 bits, of the absolute value
+    const lower = negative ? -low | 0 : low;
+    const upper = negative ? ~high + (low === 0 ? 1 : 0) : high;
+    const digits = [lower, lower >>> 15, (lower >>> 30) | (upper << 2), upper >>> 13, upper >>> 28];
+    let count = 5;
+    while (!(digits[count - 1] & 0x7fff)) count--;
+    this.head(LONG, negative ? -count : count);
+    this.reserve(10);
+    for (let i = 0; i < count; i++, this.used += 2) this.view.setUint16(this.used, digits[i] & 0x7fff, true);
+  }
+
+  float(number) {
+    this.reserve(9);
+    this.bytes[this.used] = DOUBLE;
+    this.view.setFloat64(this.used + 1, number, true);
+    this.used += 9;
+  }
+
+  append(bytes, at, length) {
+    this.reserve(length);
+    copy(bytes, at, length, this.bytes, this.used);
+    this.used += length;
+  }
+
+  blob(heap, at, length) {
+    this.head(BYTES, length);
+    this.append(heap, at, length);
+  }
+
+  /** A text, or a tuple of its bytes: where they are asked for, and where Python could not decode them. */
+  text(heap, at, length, asBytes) {
+    if (!asBytes && isText(heap, at, at + length)) {
+      this.head(STRING, length);
+      return this.append(heap, at, length);
+    }
+    this.hasBytes = true;
+    this.head(TUPLE, 1);
+    this.blob(heap, at, length);
+  }
+}
+
+/** Copy bytes: a few are copied quicker by hand than through a view of them. */
+function copy(from, start, length, to, at) {
+  if (length > 100) to.set(from.subarray(start, start + length), at);
+  else for (let i = 0; i < length; i++) to[at + i] = from[start + i];
+}
+
+/** Whether bytes are UTF-8 as Python has it: without surrogates, and nothing longer than it must be. */
+function isText(bytes, at, end) {
+  while (at < end) {
+    const first = bytes[at++];
+    if (first < 0x80) continue;
+    const more = first < 0xc2 || first > 0xf4 ? 0 : first < 0xe0 ? 1 : first < 0xf0 ? 2 : 3;
+    if (!more || at + more > end) return false;
+    const least = first === 0xe0 ? 0xa0 : first === 0xf0 ? 0x90 : 0x80;
+    const most = first === 0xed ? 0x9f : first === 0xf4 ? 0x8f : 0xbf;
+    if (bytes[at] < least || bytes[at] > most) return false;
+    for (let i = 1; i < more; i++) if ((bytes[at + i] & 0xc0) !== 0x80) return false;
+    at += more;
+  }
+  return true;
 }
 
 /**
@@ -141,44 +180,46 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
   const scratch = sqlite._malloc(16);
   let arena = { at: 0, size: 0 };
   /** Bytes copied into SQLite's memory, until the next call of this. */
-  const place = (bytes) => {
-    if (bytes.length > arena.size) {
+  const place = (bytes, start, length) => {
+    if (length > arena.size) {
       if (arena.at) sqlite._free(arena.at);
-      arena = { at: sqlite._malloc(2 * bytes.length), size: 2 * bytes.length };
+      arena = { at: sqlite._malloc(2 * length), size: 2 * length };
       if (!arena.at) {
         arena = { at: 0, size: 0 };
         throw new Error('out of memory');
       }
     }
     current();
-    heap.set(bytes, arena.at);
+    copy(bytes, start, length, heap, arena.at);
     return arena.at;
   };
 
   // Python's two buffers. Its heap may grow too, and then a view of it is dead.
-  let inProxy, outProxy, inBuffer, outBuffer, inView, outView, pending;
-  const attachIn = () => {
-    inBuffer?.release();
-    inBuffer = inProxy.getBuffer('u8');
-    inView = new DataView(inBuffer.data.buffer, inBuffer.data.byteOffset, inBuffer.data.byteLength);
-  };
-  const attachOut = () => {
-    outBuffer?.release();
-    outBuffer = outProxy.getBuffer('u8');
-    outView = new DataView(outBuffer.data.buffer, outBuffer.data.byteOffset, outBuffer.data.byteLength);
-  };
+  let inProxy, outProxy, inBuffer, outBuffer, pending;
   const input = () => {
-    if (inBuffer.data.length === 0) attachIn();
+    if (!inBuffer?.data.length) {
+      inBuffer?.release();
+      inBuffer = inProxy.getBuffer('u8');
+    }
     return inBuffer.data;
   };
-  /** Where `size` bytes for Python go: its buffer, or if that is too small a place from which `drain` copies them. */
-  const output = (size) => {
-    if (outBuffer.data.length === 0) attachOut();
-    if (size <= outBuffer.data.length) return outBuffer.data;
-    pending = new Uint8Array(size);
-    return pending;
+  const output = () => {
+    if (!outBuffer?.data.length) {
+      outBuffer?.release();
+      outBuffer = outProxy.getBuffer('u8');
+    }
+    return outBuffer.data;
   };
-  const viewOf = (bytes) => (bytes === outBuffer.data ? outView : new DataView(bytes.buffer));
+  /** Give Python what was written: 0, or how many bytes if they do not fit, for `drain` to copy. */
+  const deliver = ({ bytes, used }) => {
+    const buffer = output();
+    if (used > buffer.length) {
+      pending = bytes.slice(0, used);
+      return used;
+    }
+    copy(bytes, 0, used, buffer, 0);
+    return 0;
+  };
 
   // --- connections and statements ----------------------------------------------------------------------------------------
 
@@ -240,7 +281,7 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
 
   /** Prepare the first statement of the `length` bytes of SQL. JSON: its address, where the rest begins, names and declared types. */
   function prepare(db, length) {
-    const at = place(input().subarray(0, length + 1)); // with the NUL that Python put behind it
+    const at = place(input(), 0, length + 1); // with the NUL that Python put behind it
     const code = sqlite._sqlite3_prepare_v2(db, at, length + 1, scratch, scratch + 4);
     current();
     if (code !== OK) return JSON.stringify({ code: extended(db, code), message: messageOf(db) });
@@ -279,132 +320,153 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
       // sqlite3_bind_int64 is not exported: the upper half is written where the lower half has just appeared
       current();
       const at = view.getUint32(pointer + layout.parameters, true) + (index - 1) * layout.valueBytes;
-      if (view.getInt32(at, true) !== low || view.getInt32(at + 4, true) !== low >> 31) throw new Error('a bound integer is not where it was');
+      const found = view.getInt32(at, true) === low && view.getInt32(at + 4, true) === low >> 31;
+      if (!found) throw new Error('a bound integer is not where it was');
       view.setInt32(at + 4, high, true);
     }
     return code;
   }
 
-  function bindBytes(pointer, index, type, at, length) {
-    const bind = type === TEXT ? sqlite._sqlite3_bind_text : sqlite._sqlite3_bind_blob;
-    return bind(pointer, index, at, length, COPY_AT_ONCE);
+  let next = 0; // where in SQLite's memory the next value to bind lies
+  let refused; // the bytes of a text that cannot be bound
+
+  /** Bind the next tuple or list of values. */
+  function bindRow(pointer) {
+    current();
+    const count = view.getInt32(next + 1, true);
+    next += 5;
+    let code = OK;
+    for (let i = 1; i <= count && code === OK; i++) code = bindValue(pointer, i);
+    return code;
   }
 
-  /** Bind the row that lies at the start of the input. */
-  function bindRow(pointer, count) {
-    const bytes = input();
-    const words = inView;
-    const slots = count;
-    let size = 0;
-    let nulls = false;
-    for (let i = 0; i < count; i++) {
-      const type = bytes[i];
-      if (type === TEXT || type === BLOB) size = words.getUint32(slots + 8 * i, true);
-      else if (type === NULL) nulls = true;
-    }
-    const tail = size ? place(bytes.subarray(slots + 8 * count, slots + 8 * count + size)) : 0;
-    let start = 0;
-    if (nulls) sqlite._sqlite3_clear_bindings(pointer);
-    for (let i = 0; i < count; i++) {
-      const slot = slots + 8 * i;
-      let code = OK;
-      switch (bytes[i]) {
-        case INTEGER: code = bindInteger(pointer, i + 1, words.getInt32(slot, true), words.getInt32(slot + 4, true)); break;
-        case FLOAT: code = sqlite._sqlite3_bind_double(pointer, i + 1, words.getFloat64(slot, true)); break;
-        case NULL: break;
-        default: {
-          const end = words.getUint32(slot, true);
-          code = bindBytes(pointer, i + 1, bytes[i], tail + start, end - start - 1);
-          start = end;
-        }
+  function bindValue(pointer, index) {
+    current();
+    const tag = heap[next++];
+    const at = next;
+    switch (tag) {
+      case INT:
+        next += 4;
+        return bindInteger(pointer, index, view.getInt32(at, true), view.getInt32(at, true) >> 31);
+      case LONG: return bindLong(pointer, index);
+      case DOUBLE:
+        next += 8;
+        return sqlite._sqlite3_bind_double(pointer, index, view.getFloat64(at, true));
+      case NONE: return sqlite._sqlite3_bind_text(pointer, index, 0, 0, 0); // no text is NULL
+      case STRING:
+      case BYTES: {
+        const length = view.getInt32(at, true);
+        next += 4 + length;
+        if (tag === BYTES) return sqlite._sqlite3_bind_blob(pointer, index, at + 4, length, COPY_AT_ONCE);
+        if (isText(heap, at + 4, next)) return sqlite._sqlite3_bind_text(pointer, index, at + 4, length, COPY_AT_ONCE);
+        refused = heap.slice(at + 4, next);
+        return NOT_TEXT;
       }
-      if (code !== OK) return code;
+      default: return sqlite._sqlite3_bind_int(pointer, index, tag === TRUE ? 1 : 0);
     }
-    return OK;
+  }
+
+  /** Bind an integer of more than 32 bits: digits of 15, their number negative if it is. */
+  function bindLong(pointer, index) {
+    const size = view.getInt32(next, true);
+    const count = Math.abs(size);
+    const digit = (i) => (i < count ? view.getUint16(next + 4 + 2 * i, true) : 0);
+    const low = digit(0) | (digit(1) << 15) | (digit(2) << 30);
+    const high = (digit(2) >> 2) | (digit(3) << 13) | (digit(4) << 28);
+    const fits = count < 5 || (count === 5 && (digit(4) < 8 || (digit(4) === 8 && size < 0 && low === 0 && high === 1 << 31)));
+    next += 4 + 2 * count;
+    if (!fits) return TOO_LARGE;
+    return size < 0 ? bindInteger(pointer, index, -low | 0, ~high + (low === 0 ? 1 : 0)) : bindInteger(pointer, index, low, high);
   }
 
   // --- stepping ------------------------------------------------------------------------------------------------------------
 
-  const packers = []; // one for each level: a function that SQLite calls may run statements of its own
+  const writers = []; // one for each level: a function that SQLite calls may run statements of its own
   let depth = 0;
   const interrupted = new Set(); // connections whose running statement is to fail
   const leave = () => {
     depth--;
-    if (depth === 0) interrupted.clear();
+    if (depth === 0 && interrupted.size) interrupted.clear();
   };
 
-  function readColumn(column, pointer, index, row, asBlob) {
-    let type = sqlite._sqlite3_column_type(pointer, index);
-    if (asBlob && type !== NULL) type = BLOB;
-    column.types[row] = type;
-    column.seen |= 1 << type;
+  function readColumn(writer, pointer, index, asBytes, converted) {
+    const type = sqlite._sqlite3_column_type(pointer, index);
+    if (converted && type !== NULL) {
+      const at = sqlite._sqlite3_column_blob(pointer, index);
+      const length = sqlite._sqlite3_column_bytes(pointer, index);
+      current();
+      return writer.blob(heap, at, length);
+    }
     switch (type) {
       case INTEGER: {
         const number = sqlite._sqlite3_column_double(pointer, index);
-        const low = number | 0;
-        if (low === number) {
-          column.words[2 * row] = low;
-          column.words[2 * row + 1] = low >> 31;
-        } else if (number < EXACT && number > -EXACT) {
-          const high = Math.floor(number / TWO_32);
-          column.words[2 * row] = number - high * TWO_32;
-          column.words[2 * row + 1] = high;
-        } else { // no double holds it: sqlite3_column_int64 is not exported, its decimal digits are
-          const text = sqlite.UTF8ToString(sqlite._sqlite3_column_text(pointer, index));
-          new DataView(column.slots).setBigInt64(8 * row, BigInt(text), true);
-        }
-        break;
+        if (isExact(number)) return writer.integer(number | 0, Math.floor(number / TWO_32));
+        // no double holds it: sqlite3_column_int64 is not exported, its decimal digits are
+        return writeDigits(writer, sqlite._sqlite3_column_text(pointer, index));
       }
-      case FLOAT:
-        column.floats[row] = sqlite._sqlite3_column_double(pointer, index);
-        break;
-      case NULL:
-        column.nulls++;
-        column.words[2 * row] = 0;
-        column.words[2 * row + 1] = 0;
-        break;
+      case FLOAT: return writer.float(sqlite._sqlite3_column_double(pointer, index));
+      case NULL: return writer.tag(NONE);
       default: {
         const at = type === TEXT ? sqlite._sqlite3_column_text(pointer, index) : sqlite._sqlite3_column_blob(pointer, index);
         const length = sqlite._sqlite3_column_bytes(pointer, index);
         current();
-        column.append(heap, at, length, type === TEXT ? 1 : 0);
-        column.words[2 * row] = length;
-        column.words[2 * row + 1] = 0;
+        if (type === TEXT) writer.text(heap, at, length, asBytes);
+        else writer.blob(heap, at, length);
       }
     }
   }
 
+  const isExact = (number) => number < EXACT && number > -EXACT;
+  const writeDigits = (writer, at) => {
+    const number = BigInt(sqlite.UTF8ToString(at));
+    writer.integer(Number(BigInt.asIntN(32, number)), Number(number >> 32n));
+  };
+
   /** Step `statement` for at most `limit` rows, and write them. It is reset when it ends, well or not. */
   function pull(statement, limit) {
     const { pointer, columns: count, converted } = statement;
-    const columns = (packers[depth] ??= []);
-    while (columns.length < count) columns.push(new Column());
-    for (let i = 0; i < count; i++) columns[i].begin(limit);
+    const asBytes = limit < 0;
+    const most = Math.abs(limit);
+    const writer = begin();
     let rows = 0;
     let code;
     depth++;
     try {
       code = sqlite._sqlite3_step(pointer);
       while (code === ROW) {
-        for (let i = 0; i < count; i++) readColumn(columns[i], pointer, i, rows, converted?.includes(i));
+        writer.head(TUPLE, count);
+        for (let i = 0; i < count; i++) readColumn(writer, pointer, i, asBytes, converted?.includes(i));
         rows++;
-        if (rows >= limit) break;
-        let size = 0;
-        for (let i = 0; i < count; i++) size += columns[i].used;
-        if (size > BATCH_BYTES && rows > 1) break; // one large row does not end there: a result of one row is to end at once
+        if (rows >= most) break;
+        if (writer.used > BATCH_BYTES && rows > 1) break; // one large row does not end there: a result of one row is to end at once
         code = sqlite._sqlite3_step(pointer);
       }
     } finally {
       leave();
     }
-    return finish(statement, code, columns, rows);
+    return finish(statement, code, writer, rows);
   }
 
-  /** Reset what has ended, tell who watches, and write what came of it. */
-  function finish(statement, code, columns, rows, changes) {
-    const { db, pointer } = statement;
+  /** A writer with the beginning of an answer: a tuple, and in it a list of rows. */
+  function begin() {
+    const writer = (writers[depth] ??= new Writer());
+    writer.begin();
+    writer.head(TUPLE, 7);
+    writer.head(LIST, 0);
+    return writer;
+  }
+
+  /**
+   * Reset what has ended, tell who watches, and give what came of it:
+   * (rows, result code, changes, in a transaction, last row id, rows have bytes that are not values yet, error message or None).
+   */
+  function finish(statement, code, writer, rows, changes) {
+    const { db, pointer, converted } = statement;
     let message;
-    if (code !== ROW && code !== DONE) {
+    if (code < 0) {
+      message = refused;
+      sqlite._sqlite3_reset(pointer);
+    } else if (code !== ROW && code !== DONE) {
       message = utf8.encode(messageOf(db));
       code = extended(db, code);
       const connection = connections.get(db);
@@ -421,137 +483,52 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
         code = extended(db, reset);
       }
     }
-    if (watched && code !== ROW && !(statement.reads && !rows) && !inTransaction(db)) notify();
-    const byRow = rows <= ROWS_ROW_BY_ROW;
-    const payload = message ? message.length + sizeOf(statement, columns, rows, byRow) : sizeOf(statement, columns, rows, byRow);
-    const bytes = output(HEADER + payload);
-    const words = viewOf(bytes);
+    const open = inTransaction(db);
+    if (watched && code !== ROW && !(statement.reads && !rows) && !open) notify();
     current();
-    words.setInt32(0, code, true);
-    words.setUint32(4, rows, true);
-    words.setInt32(8, changes ?? 0, true);
-    words.setUint8(12, inTransaction(db) ? 1 : 0);
-    words.setUint8(13, byRow ? 1 : 0);
-    words.setUint16(14, 0, true);
-    words.setInt32(16, view.getInt32(db + layout.lastRowid, true), true);
-    words.setInt32(20, view.getInt32(db + layout.lastRowid + 4, true), true);
-    words.setUint32(24, message ? message.length : 0, true);
-    words.setUint32(28, 0, true);
-    if (message) bytes.set(message, HEADER);
-    const at = HEADER + (message ? message.length : 0);
-    if (rows) {
-      if (byRow) writeRows(bytes, words, at, statement.columns, columns, rows);
-      else writeColumns(bytes, words, at, statement.columns, columns, rows);
-    }
-    return HEADER + payload;
+    writer.view.setInt32(6, rows, true);
+    writer.head(INT, code);
+    writer.head(INT, changes ?? 0);
+    writer.tag(open ? TRUE : FALSE);
+    writer.integer(view.getInt32(db + layout.lastRowid, true), view.getInt32(db + layout.lastRowid + 4, true));
+    writer.tag(writer.hasBytes || converted ? TRUE : FALSE);
+    if (message) {
+      writer.head(STRING, message.length);
+      writer.append(message, 0, message.length);
+      refused = undefined;
+    } else writer.tag(NONE);
+    return deliver(writer);
   }
 
-  function sizeOf(statement, columns, rows, byRow) {
-    if (!rows) return 0;
-    let size = byRow ? 10 * rows * statement.columns : 0; // at most: not all values have a NUL
-    for (let i = 0; i < statement.columns; i++) {
-      const column = columns[i];
-      size += column.used;
-      if (byRow) continue;
-      const kind = column.kind();
-      size += 5 + (kind !== MIXED && kind !== NULL ? 4 * column.nulls : 0);
-      if (kind === INTEGER || kind === FLOAT) size += 8 * rows;
-      else if (kind === TEXT) size += 4;
-      else if (kind === BLOB || kind === CUT_TEXT) size += 4 + 4 * rows;
-      else if (kind === MIXED) size += 4 + 9 * rows;
-    }
-    return size;
-  }
-
-  function writeRows(bytes, words, at, count, columns, rows) {
-    const offsets = new Array(count).fill(0);
-    for (let row = 0; row < rows; row++) {
-      for (let i = 0; i < count; i++) bytes[at + i] = columns[i].types[row];
-      at += count;
-      const start = at + 8 * count;
-      let tail = start;
-      for (let i = 0; i < count; i++) {
-        const column = columns[i];
-        let low = column.words[2 * row];
-        if (column.types[row] === TEXT || column.types[row] === BLOB) {
-          bytes.set(column.bytes.subarray(offsets[i], offsets[i] + low), tail);
-          offsets[i] += low + (column.types[row] === TEXT ? 1 : 0);
-          tail += low + 1;
-          bytes[tail - 1] = 0;
-          low = tail - start;
-        }
-        words.setInt32(at, low, true);
-        words.setInt32(at + 4, column.words[2 * row + 1], true);
-        at += 8;
-      }
-      at = tail;
-    }
-  }
-
-  function writeColumns(bytes, words, at, count, columns, rows) {
-    for (let i = 0; i < count; i++) {
-      const column = columns[i];
-      const kind = column.kind();
-      bytes[at] = kind;
-      const nulls = kind === MIXED || kind === NULL ? 0 : column.nulls;
-      words.setUint32(at + 1, nulls, true);
-      at += 5;
-      if (nulls) {
-        for (let row = 0; row < rows; row++) {
-          if (column.types[row] !== NULL) continue;
-          words.setUint32(at, row, true);
-          at += 4;
-        }
-      }
-      if (kind === NULL) continue;
-      if (kind === MIXED) {
-        bytes.set(column.types.subarray(0, rows), at);
-        at += rows;
-      }
-      if (kind === BLOB || kind === CUT_TEXT) {
-        for (let row = 0; row < rows; row++) words.setUint32(at + 4 * row, column.words[2 * row], true);
-        at += 4 * rows;
-      } else if (kind !== TEXT) {
-        bytes.set(new Uint8Array(column.slots, 0, 8 * rows), at);
-        at += 8 * rows;
-      }
-      if (kind === INTEGER || kind === FLOAT) continue;
-      words.setUint32(at, column.used, true);
-      at += 4;
-      bytes.set(column.bytes.subarray(0, column.used), at);
-      at += column.used;
-    }
-  }
-
-  /** Bind the row of `parameters` values in the input, and pull at most `limit` rows. */
-  function run(pointer, parameters, limit) {
+  /** Bind the parameters, if there are `size` bytes of them, and pull at most `limit` rows; minus as many have bytes for texts. */
+  function run(pointer, size, limit = FIRST_ROWS) {
     const statement = statements.get(pointer);
-    if (parameters) {
-      const code = bindRow(pointer, parameters);
-      if (code !== OK) return finish(statement, code, [], 0);
+    if (size) {
+      next = place(input(), 0, size);
+      const code = bindRow(pointer);
+      if (code !== OK) return finish(statement, code, begin(), 0);
     }
     return pull(statement, limit);
   }
 
-  const more = (pointer, limit) => pull(statements.get(pointer), limit);
-
-  /** Run a statement once for each of `rows` rows of `count` values, which lie in the input as `length` bytes of columns. */
-  function batch(pointer, rows, count, length) {
+  /** Run a statement once for each of the rows of parameters, which lie in the input as `size` bytes. */
+  function batch(pointer, size) {
     const statement = statements.get(pointer);
     const { db } = statement;
-    const data = sqlite._malloc(length); // a copy: a function that SQLite calls may use the input
+    const data = sqlite._malloc(size); // a copy: a function that SQLite calls may use the input
     if (!data) throw new Error('out of memory');
     current();
-    heap.set(input().subarray(0, length), data);
-    const columns = readColumns(data, rows, count);
+    heap.set(input().subarray(0, size), data);
+    const rows = view.getInt32(data + 1, true);
+    let at = data + 5;
     let code = DONE;
     let changes = 0;
-    let row = 0;
     depth++;
     try {
-      for (; row < rows; row++) {
-        code = OK;
-        for (let i = 0; i < count && code === OK; i++) code = bindCell(pointer, i, row, columns[i]);
+      for (let row = 0; row < rows; row++) {
+        next = at;
+        code = bindRow(pointer);
+        at = next;
         if (code !== OK) break;
         do code = sqlite._sqlite3_step(pointer); while (code === ROW);
         if (code !== DONE) break;
@@ -562,129 +539,77 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
       leave();
       sqlite._free(data);
     }
-    const size = finish(statement, code, [], 0, changes);
+    const answer = finish(statement, code, begin(), 0, changes);
     if (code === DONE) sqlite._sqlite3_clear_bindings(pointer);
-    return size;
-  }
-
-  function readColumns(at, rows, count) {
-    const columns = [];
-    for (let i = 0; i < count; i++) {
-      const kind = heap[at];
-      const nulls = view.getUint32(at + 1, true);
-      at += 5;
-      const column = { kind, isNull: undefined, types: 0, slots: 0, lengths: 0, bytes: 0 };
-      if (nulls) {
-        column.isNull = new Uint8Array(rows);
-        for (let k = 0; k < nulls; k++) column.isNull[view.getUint32(at + 4 * k, true)] = 1;
-        at += 4 * nulls;
-      }
-      if (kind === MIXED) {
-        column.types = at;
-        at += rows;
-      }
-      if (kind === BLOB || kind === CUT_TEXT) {
-        column.lengths = at;
-        at += 4 * rows;
-      } else if (kind !== NULL && kind !== TEXT) {
-        column.slots = at;
-        at += 8 * rows;
-      }
-      if (kind !== INTEGER && kind !== FLOAT && kind !== NULL) {
-        column.bytes = at + 4;
-        at += 4 + view.getUint32(at, true);
-      }
-      columns.push(column);
-    }
-    return columns;
-  }
-
-  function bindCell(pointer, index, row, column) {
-    if (heap.byteLength === 0) refresh();
-    let type = column.kind;
-    if (type === MIXED) type = heap[column.types + row];
-    if (type === NULL || column.isNull?.[row]) return sqlite._sqlite3_bind_text(pointer, index + 1, 0, 0, 0); // no text is NULL
-    switch (type) {
-      case INTEGER: {
-        const at = column.slots + 8 * row;
-        return bindInteger(pointer, index + 1, view.getInt32(at, true), view.getInt32(at + 4, true));
-      }
-      case FLOAT: return sqlite._sqlite3_bind_double(pointer, index + 1, view.getFloat64(column.slots + 8 * row, true));
-      default: {
-        const at = column.bytes;
-        const isText = type !== BLOB;
-        let length;
-        if (column.kind === TEXT) length = heap.indexOf(0, at) - at;
-        else length = view.getUint32(column.lengths ? column.lengths + 4 * row : column.slots + 8 * row, true);
-        column.bytes += length + (isText ? 1 : 0);
-        return bindBytes(pointer, index + 1, isText ? TEXT : BLOB, at, length);
-      }
-    }
+    return answer;
   }
 
   /** Copy what did not fit into Python's buffer, now that it is larger. */
   function drain() {
-    const bytes = pending;
+    output().set(pending);
     pending = undefined;
-    if (outBuffer.data.length === 0) attachOut();
-    outBuffer.data.set(bytes);
   }
 
   // --- functions written in Python -----------------------------------------------------------------------------------------
 
-  let dispatch; // (callback, instance, count) => bytes of the result in the input, or minus the code of an error
+  let dispatch; // (callback, instance, size, whether there are bytes for texts) => 0, or minus the code of an error
   let failureOf; // () => the message of that error
 
-  function readArguments(count, argv) {
-    const columns = [];
-    let size = 10 * count;
+  /** Give Python a tuple of the arguments; `deliver` says what comes of it. */
+  function writeArguments(writer, count, argv) {
+    writer.begin();
+    writer.head(TUPLE, count);
     for (let i = 0; i < count; i++) {
-      current();
-      const value = view.getUint32(argv + 4 * i, true);
-      const column = new Column();
-      column.begin(1);
+      const value = current().getUint32(argv + 4 * i, true);
       const type = sqlite._sqlite3_value_type(value);
-      column.types[0] = type;
       if (type === INTEGER) {
         const number = sqlite._sqlite3_value_double(value);
-        const exact = number < EXACT && number > -EXACT ? BigInt(number) : BigInt(sqlite.UTF8ToString(sqlite._sqlite3_value_text(value)));
-        new DataView(column.slots).setBigInt64(0, exact, true);
-      } else if (type === FLOAT) column.floats[0] = sqlite._sqlite3_value_double(value);
-      else if (type !== NULL) {
+        if (isExact(number)) writer.integer(number | 0, Math.floor(number / TWO_32));
+        else writeDigits(writer, sqlite._sqlite3_value_text(value));
+      } else if (type === FLOAT) writer.float(sqlite._sqlite3_value_double(value));
+      else if (type === NULL) writer.tag(NONE);
+      else {
         const at = type === TEXT ? sqlite._sqlite3_value_text(value) : sqlite._sqlite3_value_blob(value);
         const length = sqlite._sqlite3_value_bytes(value);
         current();
-        column.append(heap, at, length, type === TEXT ? 1 : 0);
-        column.words[0] = length;
-        column.words[1] = 0;
+        if (type === TEXT) writer.text(heap, at, length, false);
+        else writer.blob(heap, at, length);
       }
-      size += column.used;
-      columns.push(column);
     }
-    const bytes = output(size);
-    writeRows(bytes, viewOf(bytes), 0, count, columns, 1);
-    return size;
+    return deliver(writer);
   }
 
+  /** Take the result, which lies in the input: the one value of a tuple. */
   function giveResult(context) {
     const bytes = input();
-    switch (bytes[0]) {
-      case INTEGER: sqlite._sqlite3_result_int64(context, inView.getBigInt64(1, true)); break;
-      case FLOAT: sqlite._sqlite3_result_double(context, inView.getFloat64(1, true)); break;
-      case NULL: sqlite._sqlite3_result_null(context); break;
-      default: {
-        const length = inView.getUint32(1, true) - 1;
-        const give = bytes[0] === TEXT ? sqlite._sqlite3_result_text : sqlite._sqlite3_result_blob;
-        const at = place(bytes.subarray(9, 9 + length)) || scratch;
-        give(context, at, length, COPY_AT_ONCE);
+    const words = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    switch (bytes[5]) {
+      case INT: sqlite._sqlite3_result_int64(context, BigInt(words.getInt32(6, true))); break;
+      case LONG: {
+        const size = words.getInt32(6, true);
+        let number = 0n;
+        for (let i = Math.abs(size) - 1; i >= 0; i--) number = (number << 15n) | BigInt(words.getUint16(10 + 2 * i, true));
+        sqlite._sqlite3_result_int64(context, size < 0 ? -number : number);
+        break;
       }
+      case DOUBLE: sqlite._sqlite3_result_double(context, words.getFloat64(6, true)); break;
+      case NONE: sqlite._sqlite3_result_null(context); break;
+      case STRING:
+      case BYTES: {
+        const length = words.getInt32(6, true);
+        const give = bytes[5] === STRING ? sqlite._sqlite3_result_text : sqlite._sqlite3_result_blob;
+        give(context, place(bytes, 10, length) || scratch, length, COPY_AT_ONCE);
+        break;
+      }
+      default: sqlite._sqlite3_result_int64(context, bytes[5] === TRUE ? 1n : 0n);
     }
   }
 
   /** Call Python; true when it gave a result. A raised exception becomes the statement's error. */
   function call(db, context, callback, instance, count, argv) {
-    const size = readArguments(count, argv);
-    const code = dispatch(callback, instance, count, size);
+    const writer = (writers[depth] ??= new Writer());
+    const size = writeArguments(writer, count, argv);
+    const code = dispatch(callback, instance, size, writer.hasBytes);
     const connection = connections.get(db);
     const refused = code < 0 ? -code : interrupted.has(db) ? INTERRUPTED : 0;
     if (!refused) return true;
@@ -872,16 +797,17 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
   return {
     sqlite, memory,
     setBuffers(toEngine, toPython) {
+      inBuffer?.release();
+      outBuffer?.release();
+      inBuffer = outBuffer = undefined;
       inProxy = toEngine.copy();
       outProxy = toPython.copy();
-      attachIn();
-      attachOut();
     },
     setDispatch(call_, message) {
       dispatch = call_.copy();
       failureOf = message.copy();
     },
-    open, close, prepare, convert, finalize, run, more, batch, drain,
+    open, close, prepare, convert, finalize, run, batch, drain,
     reset: (pointer) => sqlite._sqlite3_reset(pointer),
     errorCode: (db) => current().getInt32(db + layout.errorCode, true),
     errorMessage: messageOf,

@@ -1,6 +1,8 @@
 // Keeps one in-memory file of the engine and its stored image in step: a writer's commits go to the store, a follower's file follows.
 //
-// When: interval - every commit is stored before it is `interval` ms old, as far as the event loop runs; 0 - storing starts at once.
+// When: interval - every commit is stored before it is `interval` ms old; 0 - storing starts at once. A flush begins when its oldest commit
+// is half the interval old, sooner if it is expected to take longer than the other half, and as soon as the one before has ended. So as far
+// as the event loop runs, a commit is stored no later than max(interval / 2, the flush it had to wait for) + its own flush.
 // Also when the page is hidden, left or frozen, on flush() and on close(). At most one change is under way, and a change that failed is
 // given back, so the store never skips one. A failure in the background is kept for takeFailure(), and tried again unless it is final.
 
@@ -8,6 +10,9 @@ const FINAL = new Set(['fenced', 'gone', 'closed', 'readonly']);
 const RETRY_LEAST = 500; // ms
 const RETRY_MOST = 30_000;
 const NOT_NOW = 50; // ms until a file that was busy is tried again
+const SAFETY = 1.5; // a flush is expected to take this many times as long as the last ones say
+const FIRST_PACE = 1 / 20_000; // ms per byte, until a flush of LARGE bytes was measured
+const LARGE = 1 << 20; // bytes; what less of them takes says nothing about the pace
 
 const problem = (code, message) => Object.assign(new Error(message), { name: 'StoreError', code });
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -38,7 +43,9 @@ class Keeper {
   #tracker = null; #unsubscribe = null; #unfollow = null;
   #seen = 0; #stored = 0; // commits
   #since = null; #underWaySince = null; // when the oldest commit was made that is not stored, ms
-  #running = null; #timer = null; #notBefore = 0; #retries = 0;
+  #running = null; #began = 0; #timer = null; #timerAt = 0; #notBefore = 0; #retries = 0;
+  #pace; #took = 0; // of flushes: ms per byte, and ms, slow ones remembered for a while
+  #apart = false; // a commit was made that is not marked yet
   #failure = null; #final = null;
   #flushes = 0; #failures = 0; #lastFlush = null;
   #onFailure; #stale = false; #closing = false; #closed = false;
@@ -49,6 +56,7 @@ class Keeper {
     this.#store = store;
     this.#interval = interval;
     this.#onFailure = onFailure;
+    this.#pace = store.commitSync ? 0 : FIRST_PACE; // nothing is committed while a file is written: half of the interval will do
     const image = withoutWal(store.image);
     this.path = engine.createFile(image);
     if (store.readOnly) this.#unfollow = store.onRefresh(() => this.#follow());
@@ -64,12 +72,14 @@ class Keeper {
   get pending() { return this.#seen > this.#stored; }
 
   #write(image) {
-    this.#tracker = this.#capture.track(this.#engine, this.path, image);
+    const inWriteTransaction = (path) => this.#apart || this.#engine.inWriteTransaction(path); // then take() leaves out what is not marked
+    this.#tracker = this.#capture.track({ ...this.#engine, inWriteTransaction }, this.path, image);
     this.#store.forgetImage();
     this.#unsubscribe = this.#engine.onCommit(this.path, () => this.#committed());
   }
 
   #committed() {
+    this.#storeApart();
     this.#tracker.mark();
     this.#seen++;
     this.#since ??= Date.now();
@@ -78,17 +88,36 @@ class Keeper {
 
   // -- When
 
+  #due() {
+    const expected = SAFETY * Math.max(this.#took, this.#tracker.pendingBytes * this.#pace);
+    const wait = Math.min(this.#interval / 2, Math.max(0, this.#interval - expected));
+    return Math.max(this.#notBefore, this.#since + wait);
+  }
+
+  // Whether there is nothing to begin, or nothing may.
+  get #idle() { return this.#since === null || this.#running || this.#final || this.#closing; }
+
   #schedule() {
-    if (this.#since === null || this.#running || this.#final || this.#closing) return;
-    const now = Date.now();
-    // Half of it is left for the storing, which a busy machine may hold up.
-    const wait = Math.max(this.#notBefore, this.#since + this.#interval / 2) - now;
+    if (this.#idle) return;
+    const due = this.#due();
+    const wait = due - Date.now();
     if (wait <= 0) return this.#background();
-    if (this.#timer !== null) return;
+    if (this.#timer !== null && this.#timerAt <= due) return;
+    clearTimeout(this.#timer);
+    this.#timerAt = due;
     this.#timer = setTimeout(() => {
       this.#timer = null;
       this.#background();
     }, wait);
+  }
+
+  // What became due while a statement kept the event loop from it is stored without that statement's commit: it may be a VACUUM, of which
+  // the storing takes longer than the time that is left.
+  #storeApart() {
+    if (this.#idle || this.#store.commitSync || this.#store.needsImage || Date.now() < this.#due()) return;
+    this.#apart = true;
+    this.#background();
+    this.#apart = false;
   }
 
   #background(leaving = false) { this.#once(leaving).catch(() => {}); } // #once has kept the failure
@@ -110,8 +139,10 @@ class Keeper {
       throw this.#failed(error);
     }
     if (taken === undefined) {
-      this.#notBefore = Date.now() + NOT_NOW;
-      this.#schedule();
+      if (!this.#apart) {
+        this.#notBefore = Date.now() + NOT_NOW;
+        this.#schedule();
+      }
       throw problem('busy', 'a write transaction is open: nothing can be stored before it ends');
     }
     this.#underWaySince = this.#since;
@@ -123,24 +154,34 @@ class Keeper {
   async #once(leaving = false) {
     if (this.#store.commitSync) return this.#onceSync();
     const { taken, upTo } = this.#begin();
-    if (taken === null) return this.#done(upTo, null);
+    if (taken === null) return this.#done(upTo);
+    const bytes = taken.full?.length ?? taken.pages.size * taken.pageSize;
     const started = performance.now();
+    this.#began = Date.now();
     this.#running = this.#store.commit({ ...taken, leaving }).then(
-      () => this.#done(upTo, performance.now() - started),
+      () => {
+        this.#learn(bytes, performance.now() - started);
+        this.#done(upTo, true);
+      },
       (error) => { throw this.#failed(error, taken); },
     );
     return this.#running;
   }
 
+  // A slower flush counts at once, a quicker one little by little.
+  #learn(bytes, took) {
+    this.#took = Math.max(took, this.#took / 2);
+    if (bytes >= LARGE) this.#pace = Math.max(took / bytes, (this.#pace + took / bytes) / 2);
+  }
+
   #onceSync() {
     const { taken, upTo } = this.#begin();
-    const started = performance.now();
     try {
       if (taken) this.#store.commitSync(taken);
     } catch (error) {
       throw this.#failed(error, taken);
     }
-    this.#done(upTo, taken && performance.now() - started);
+    this.#done(upTo, taken !== null);
   }
 
   #take() {
@@ -152,14 +193,14 @@ class Keeper {
     return undefined;
   }
 
-  #done(upTo, took) {
+  #done(upTo, flushed = false) {
     this.#running = null;
     this.#stored = upTo;
     this.#underWaySince = null;
     this.#failure = null;
     this.#notBefore = 0;
     this.#retries = 0;
-    if (took !== null) {
+    if (flushed) {
       this.#lastFlush = Date.now();
       this.#flushes++;
     }
@@ -281,6 +322,8 @@ class Keeper {
       pendingBytes: this.#tracker?.pendingBytes ?? 0,
       lag: oldest === null ? 0 : Date.now() - oldest,
       lastFlush: this.#lastFlush,
+      flushing: this.#running ? Date.now() - this.#began : 0,
+      flushTook: this.#took,
       flushes: this.#flushes,
       failures: this.#failures,
       failure: (this.#failure ?? this.#final)?.message ?? stored.failure,

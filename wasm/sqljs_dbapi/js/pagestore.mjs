@@ -15,7 +15,8 @@ const MODES = ['wait', 'fail', 'follow', 'steal', 'read'];
 const PREFIX = 'sqljs:';
 const QUARANTINE = '~quarantined-';
 const SEGMENT = 256 * 1024;
-const SEGMENTS_AT_ONCE = 8; // per transaction while a base is written ahead: bounds what a commit may wait for
+const SEGMENTS_AT_ONCE = 8; // per transaction while a base is written ahead: bounds what a commit may wait for, as does
+const RECORDS_AT_ONCE = 4; // of the log that are read for it
 const PART = 1 << 20;
 const PARTS = 8192;
 const LOG_RECORDS = 256; // bounds the time of opening
@@ -62,6 +63,8 @@ const described = (error, doing) => {
   if (name === 'QuotaExceededError') return new StoreError('quota', `${doing}: the quota is spent; nothing was changed`, error);
   return new StoreError('failed', `${doing} failed: ${name || 'Error'}: ${error?.message ?? error}`, error);
 };
+
+const pause = () => new Promise((resolve) => setTimeout(resolve));
 
 // `onLoss` hears what Chromium says when it found its own files corrupt and began anew.
 function openDatabase(indexedDB, name, onLoss = () => {}) {
@@ -512,18 +515,24 @@ class PageStore {
   }
 
   // The log after `generation`, as far as it is whole; a commit of several parts counts whole or not at all.
-  async #readLog(generation, target) {
+  // At most `atOnce` records are read in one transaction.
+  async #readLog(generation, target, atOnce) {
     const deltas = [];
     let reached = generation;
     if (target <= generation) return { deltas, bad: null, reached };
-    const range = this.#world.keyRange.bound(deltaKey(generation + 1, 0), deltaKey(target, PARTS - 1));
-    const records = await answer(this.#database.transaction('log').objectStore('log').getAll(range));
+    let records = [];
     let next = 0;
+    const read = async (first) => {
+      const range = this.#world.keyRange.bound(first, deltaKey(target, PARTS - 1));
+      records = await answer(this.#database.transaction('log').objectStore('log').getAll(range, atOnce));
+      next = 0;
+    };
     try {
       while (reached < target) {
         const parts = [];
         do {
           const label = deltaLabel(reached + 1, parts.length);
+          if (next === records.length) await read(deltaKey(reached + 1, parts.length));
           const delta = decodeDelta(await this.#records.unseal(label, records[next++]));
           parts.push(delta);
         } while (parts.length < parts[0].parts);
@@ -725,8 +734,10 @@ class PageStore {
   }
 
   async #rebase(generation) {
+    await pause(); // the next commit goes first, if it waits already
+    if (this.#base.generation >= generation) return; // it brought the full image
     const old = this.#base;
-    const { deltas, bad } = await this.#readLog(old.generation, generation);
+    const { deltas, bad } = await this.#readLog(old.generation, generation, RECORDS_AT_ONCE);
     if (bad) throw bad;
     const size = deltas.at(-1).size;
     const pageSize = deltas.at(-1).pageSize;
