@@ -242,7 +242,7 @@ def pytest_words(words: list[str]) -> list[str]:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure the hot paths beside the plain drivers and other task queues (`-- -k claim` to choose)."""
-    install(session, ".[cli,postgres]", "--group", "bench")
+    install(session, ".[cli,postgres,backup]", "--group", "bench")
     try:
         install(session, "--group", "peers")
     except CommandFailed:

@@ -9,7 +9,7 @@ from alembic import context
 from ruv_swarm_store import schema
 from ruv_swarm_store.clock import system_clock
 from ruv_swarm_store.engines import Options, connect
-from ruv_swarm_store.migrations import record
+from ruv_swarm_store.migrations import journal_kept, record
 
 
 def render(kind, item, autogen):
@@ -40,7 +40,7 @@ def run(connection):
         render_as_batch=connection.dialect.name == "sqlite",
         on_version_apply=lambda ctx, step, heads, run_args: record(ctx.connection, step, clock()),
     )
-    with context.begin_transaction():
+    with context.begin_transaction(), journal_kept(connection, clock):
         context.run_migrations()
 
 

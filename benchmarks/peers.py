@@ -1,4 +1,4 @@
-"""The same jobs by other task queues, each through its own public interface, the fastest way its documentation shows.
+"""The same jobs by other task queues and event stores, each through its own public interface, the fastest way its documentation shows.
 
 All of them take the same payload and give it back as an object; what is particular about one is said in its `notes`.
 """
@@ -308,7 +308,109 @@ class PgQueuer(_Async):
         self._runner.close()
 
 
-PEERS: Sequence[type[Peer]] = (LiteQueue, SqliteHuey, PersistQueue, Procrastinate, PgQueuer, PostgresHuey)
+MOVED = {"x": 12, "y": 7, "by": "scout"}
+
+
+class EventSourcing(Peer):
+    """Its recorder alone, which is what its applications and aggregates are built upon: events as bytes, under ids and numbers of ours."""
+
+    name, module, engine = "eventsourcing", "eventsourcing.sqlite", "sqlite"
+    durabilities: ClassVar[Sequence[Durability]] = ("full",)  # it leaves synchronous at SQLite's own FULL
+    notes: ClassVar = {"": "the recorder alone: no event ids, types, times or metadata; json.dumps and json.loads are ours"}
+
+    def __init__(self, place: Place) -> None:
+        library = self.load()
+        self._stored: Any = importlib.import_module("eventsourcing.persistence").StoredEvent
+        datastore = library.SQLiteDatastore(place.new())
+        self._recorder: Any = library.SQLiteApplicationRecorder(datastore)
+        self._recorder.create_table()
+        self._snapshots: Any = library.SQLiteAggregateRecorder(datastore, events_table_name="snapshots")
+        self._snapshots.create_table()
+        self._close = datastore.close
+        self._versions: dict[uuid.UUID, int] = {}
+        self._streams: list[uuid.UUID] = []
+
+    def _append(self, stream: uuid.UUID, size: int) -> None:
+        version = self._versions.get(stream, 0)
+        stored = self._stored
+        self._recorder.insert_events(
+            [stored(stream, number, "moved", json.dumps(MOVED).encode()) for number in range(version + 1, version + size + 1)]
+        )
+        self._versions[stream] = version + size
+
+    def append(self, given: tuple[int, int]) -> None:
+        """Appends so many batches of so many events to one stream."""
+        times, size = given
+        if not self._streams:
+            self._streams = [uuid.uuid4()]
+        for _ in range(times):
+            self._append(self._streams[0], size)
+
+    def close(self) -> None:
+        self._close()
+
+
+class EventSourcingReading(EventSourcing):
+    """What waits for no disk."""
+
+    durabilities = ("normal", "full")
+
+    def append(self, given: tuple[int, int]) -> None:
+        raise NotImplementedError
+
+    @classmethod
+    def can(cls, job: str) -> bool:
+        return job != "append" and super().can(job)
+
+    def _filled(self, streams: int, size: int) -> list[uuid.UUID]:
+        if not self._streams:
+            self._streams = [uuid.uuid4() for _ in range(streams)]
+            for stream in self._streams:
+                self._append(stream, size)
+        return self._streams
+
+    def read_streams(self, streams: int) -> None:
+        """Reads streams of a thousand events."""
+        for stream in self._filled(streams, 1_000):
+            assert len([json.loads(event.state) for event in self._recorder.select_events(stream)]) == 1_000
+
+    def read_log(self, thousands: int) -> None:
+        """Reads so many thousand events of all streams."""
+        self._filled(thousands, 1_000)
+        start, found = 1, 0
+        while page := self._recorder.select_notifications(start, 1_000):
+            found += len([json.loads(event.state) for event in page])
+            start = page[-1].id + 1
+        assert found == thousands * 1_000
+
+    def fold(self, thousands: int) -> None:
+        """Sums up a stream of so many thousand events."""
+        [stream] = self._filled(1, thousands * 1_000)
+        assert self._sum(stream, 0, 0) == 12 * thousands * 1_000
+
+    def fold_from_a_snapshot(self, given: tuple[int, int]) -> None:
+        """Does so, so many times, from a snapshot that is fifty events old."""
+        thousands, times = given
+        known = bool(self._streams)
+        [stream] = self._filled(1, thousands * 1_000)
+        if not known:
+            self._snapshots.insert_events([self._stored(stream, thousands * 1_000, "sum", json.dumps(12 * thousands * 1_000).encode())])
+            self._append(stream, 50)
+        for _ in range(times):
+            [snapshot] = self._snapshots.select_events(stream, desc=True, limit=1)
+            assert self._sum(stream, json.loads(snapshot.state), snapshot.originator_version) == 12 * (thousands * 1_000 + 50)
+
+    def _sum(self, stream: uuid.UUID, total: int, after: int) -> int:
+        while page := self._recorder.select_events(stream, gt=after, limit=1_000):
+            for event in page:
+                total += json.loads(event.state)["x"]
+            after = page[-1].originator_version
+        return total
+
+
+PEERS: Sequence[type[Peer]] = (
+    LiteQueue, SqliteHuey, PersistQueue, Procrastinate, PgQueuer, PostgresHuey, EventSourcing, EventSourcingReading,
+)  # fmt: skip
 
 
 def _commit(place: Place) -> str:

@@ -24,15 +24,18 @@ from ruv_swarm_store.entities import (
     TaskStatus,
 )
 from ruv_swarm_store.errors import Conflict, InvalidTransition, InvalidValue, LeaseLost, NotFound, StoreError
-from ruv_swarm_store.events import ANY
+from ruv_swarm_store.events import ANY, EXISTS, NONE, Append, Snapshots, Upcasters
 from ruv_swarm_store.metrics import Sample
 from ruv_swarm_store.query import Query
 from ruv_swarm_store.store import Store, UnitOfWork
 
 __all__ = [
     "ANY",
+    "EXISTS",
+    "NONE",
     "Agent",
     "AgentStatus",
+    "Append",
     "ConfigEntry",
     "Conflict",
     "Event",
@@ -47,9 +50,11 @@ __all__ = [
     "NotFound",
     "Query",
     "Sample",
+    "Snapshots",
     "Store",
     "StoreError",
     "Task",
     "TaskStatus",
     "UnitOfWork",
+    "Upcasters",
 ]

@@ -31,6 +31,28 @@ def encode(value: Any) -> str:
     return (text if _exponent(text) is None else _encode(_spelled_out(value))).decode()
 
 
+_canonical = msgspec.json.Encoder(order="deterministic").encode
+
+
+def canonical(values: Sequence[Any]) -> bytes:
+    """JSON text of values from `decode_canonical`, text, whole numbers and None: the same whichever engine they were read from."""
+    return _canonical(values)
+
+
+def decode_canonical(text: str) -> Any:
+    """`decode`, without what not every engine keeps: the sign of a zero. The order of keys is for `canonical` to settle."""
+    value = decode(text)
+    return _unsigned(value) if "-0" in text else value
+
+
+def _unsigned(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _unsigned(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_unsigned(item) for item in value]
+    return value + 0.0 if isinstance(value, float) else value
+
+
 _exponent = re.compile(rb"[0-9]e[0-9]").search
 """Finds numbers such as 1e16, and text that looks like one."""
 

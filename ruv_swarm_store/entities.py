@@ -53,6 +53,22 @@ class Audience(StrEnum):
     BROADCAST = "broadcast"
 
 
+class ConsumerKind(StrEnum):
+    """How a consumer reads the events: each in turn, shared out among a group's members, or into a projection."""
+
+    SUBSCRIPTION = "subscription"
+    GROUP = "group"
+    PROJECTION = "projection"
+
+
+class BuildState(StrEnum):
+    """What a slot of a projection is good for: being filled, being read, or being cleared."""
+
+    BUILDING = "building"
+    LIVE = "live"
+    RETIRED = "retired"
+
+
 class Agent(Struct, frozen=True, gc=False):
     """A worker known to the swarm."""
 
@@ -285,13 +301,16 @@ class Event(Struct, frozen=True, gc=False):
 
 
 class NewEvent(Struct, frozen=True, gc=False):
-    """An event to append. An explicit `id` makes appending it again harmless."""
+    """An event to append. An explicit `id` makes appending it again harmless.
+
+    `schema_version` is the form of its data: without one the newest that the store's upcasters know, or 1.
+    """
 
     type: str
     data: Any = None
     metadata: Any = None
     id: str | None = None
-    schema_version: int = 1
+    schema_version: int | None = None
     correlation_id: str | None = None
     causation_id: str | None = None
 
@@ -319,12 +338,18 @@ class Snapshot(Struct, frozen=True, gc=False):
 
 
 class Consumer(Struct, frozen=True, gc=False):
-    """A named reader of all events, and the position up to which it has come."""
+    """A named reader of all events, and the position up to which it has come.
+
+    `failures` counts how often it has failed at the events that follow, with which `error_message` at last.
+    """
 
     name: str
+    kind: ConsumerKind
     position: int
     created_at: int
     updated_at: int
+    failures: int = 0
+    error_message: str | None = None
     version: int = 1
 
 
@@ -339,3 +364,13 @@ class Handout(Struct, frozen=True, gc=False):
     visible_at: int
     error_message: str | None = None
     parked_at: int | None = None
+
+
+class Build(Struct, frozen=True, gc=False):
+    """What a projection's slot holds: what this `version` of the projection made of the events, and whether readers may look."""
+
+    name: str
+    slot: str
+    state: BuildState
+    version: int
+    changed_at: int

@@ -62,6 +62,10 @@ class CorruptDatabase(StoreError):
     """The file is not a database, or is damaged."""
 
 
+class CorruptBackup(StoreError):
+    """A backup's file is missing, damaged or not what its manifest says. `data` names the `file`."""
+
+
 class SchemaMismatch(StoreError):
     """The database's schema is not the one this release works with."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import threading
@@ -15,12 +16,15 @@ from msgspec import Struct
 from sqlalchemy import Connection, Text, column, delete, insert, select, table
 
 from ruv_swarm_store import schema
-from ruv_swarm_store.engines import Engine, parameter
+from ruv_swarm_store.clock import Clock
+from ruv_swarm_store.engines import Engine, journal, parameter
 from ruv_swarm_store.errors import NotFound, SchemaMismatch
 
 if TYPE_CHECKING:
     from alembic.config import Config
     from alembic.runtime.migration import MigrationInfo
+
+log = logging.getLogger(__name__)
 
 _alembic = threading.RLock()
 """Alembic keeps its context in module globals: one migration at a time in a process."""
@@ -154,6 +158,37 @@ def _configured(engine: Engine) -> Iterator[Config]:
             yield config
     except CommandError as error:
         raise NotFound(str(error), hint="Run `ruv-swarm history` for the revisions there are") from error
+
+
+@contextmanager
+def journal_kept(connection: Connection, clock: Clock) -> Iterator[None]:
+    """Around revisions being applied: a database that is journaled before is so afterwards, beginning with the rows as they are then.
+
+    Its triggers are made for the tables of this release. So none are there meanwhile, and at another revision it ends, with a warning.
+    """
+    before = _revision(connection)
+    journaled = connection.dialect.has_table(connection, schema.event_journal.name) and journal.journaling(connection) is not None
+    if journaled:
+        journal.remove(connection)
+    yield
+    after = _revision(connection)
+    if not journaled:
+        return
+    if after == before:
+        journal.install(connection)
+    elif after == schema.REVISION:
+        journal.start(connection, clock())
+    else:
+        if connection.dialect.has_table(connection, schema.event_journal.name):
+            journal.stop(connection)
+        log.warning("the journal ended with the migration to revision %s: start it again once it is at %s", after, schema.REVISION)
+
+
+def _revision(connection: Connection) -> str | None:
+    if not connection.dialect.has_table(connection, _version_table.name):
+        return None
+    id: str | None = connection.execute(_CURRENT).scalar()
+    return id
 
 
 def record(connection: Connection, step: MigrationInfo, applied_at: int) -> None:

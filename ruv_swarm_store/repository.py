@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial, wraps
-from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar
+from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 import msgspec
 from sqlalchemy import ColumnElement, Executable, Select, delete, func, select, true, update
@@ -19,11 +19,17 @@ from ruv_swarm_store.query import Mapping, OnCorrupt, Query
 E = TypeVar("E", bound=msgspec.Struct)
 P = ParamSpec("P")
 R = TypeVar("R")
-N = TypeVar("N", bound="Repository[Any]")
+N = TypeVar("N", bound="Scoped")
 
 REPETITIONS = 5
 """How often a verb is run again whose transaction met a deadlock or a serialisation failure."""
 _REPEATABLE = frozenset({"deadlock", "serialization"})
+
+
+class Scoped(Protocol):
+    """What has verbs that run in a scope."""
+
+    _scope: Scope
 
 
 def repeatable(verb: Callable[Concatenate[N, P], R]) -> Callable[Concatenate[N, P], R]:
@@ -105,7 +111,7 @@ class Statements:
 class Repository(Generic[E]):
     """A noun's rows as entities, over a scope: a store's or a unit of work's."""
 
-    mapping: ClassVar[Mapping[Any]]
+    mapping: Mapping[Any]
     managed: ClassVar[Sequence[str]] = ()
     """Columns that only the noun's own verbs change; the plain verbs neither write nor accept a changed one."""
     there: ClassVar[ColumnElement[bool]] = true()

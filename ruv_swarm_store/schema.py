@@ -38,7 +38,7 @@ from sqlalchemy import (
 from sqlalchemy.sql import operators
 from sqlalchemy.types import TypeDecorator
 
-from ruv_swarm_store.entities import AgentStatus, Audience, DependencyPolicy, TaskStatus
+from ruv_swarm_store.entities import AgentStatus, Audience, BuildState, ConsumerKind, DependencyPolicy, TaskStatus
 from ruv_swarm_store.errors import InvalidValue
 
 REVISION = "0003"
@@ -504,6 +504,7 @@ events = Table(
 Index(None, events.c.event_type, events.c.position)
 Index(None, events.c.timestamp)
 _partial("ix_events_correlation", events.c.correlation_id, events.c.position, where=events.c.correlation_id.is_not(None))
+_partial("ix_events_causation", events.c.causation_id, events.c.position, where=events.c.causation_id.is_not(None))
 
 
 class SealColumns(TypedColumns):
@@ -540,14 +541,25 @@ event_snapshots = Table("event_snapshots", metadata, SnapshotColumns, _at_least(
 
 class ConsumerColumns(TypedColumns):
     name: Named[str] = Column(Text, primary_key=True)
+    kind: Named[ConsumerKind] = Column(Choice(ConsumerKind), nullable=False)
     position: Named[int] = Column(Int64, nullable=False)
     created_at: Named[int] = Column(Int64, nullable=False)
     updated_at: Named[int] = Column(Int64, nullable=False)
+    failures: Named[int] = Column(Int64, nullable=False)
+    error_message: Named[str | None] = Column(Text)
     version: Named[int] = Column(Int64, nullable=False)
-    __row_pos__: tuple[str, int, int, int, int]
+    __row_pos__: tuple[str, ConsumerKind, int, int, int, int, str | None, int]
 
 
-event_consumers = Table("event_consumers", metadata, ConsumerColumns, _at_least("position", 0), _at_least("version", 1))
+event_consumers = Table(
+    "event_consumers",
+    metadata,
+    ConsumerColumns,
+    _one_of("kind", ConsumerKind),
+    _at_least("position", 0),
+    _at_least("failures", 0),
+    _at_least("version", 1),
+)
 
 
 class HandoutColumns(TypedColumns):
@@ -574,15 +586,18 @@ _partial(
 _partial("ix_event_handouts_parked", event_handouts.c.consumer, event_handouts.c.position, where=event_handouts.c.parked_at.is_not(None))
 
 
-class ProjectionColumns(TypedColumns):
+class BuildColumns(TypedColumns):
     name: Named[str] = Column(Text, primary_key=True)
-    live: Named[str] = Column(Text, nullable=False)
-    switched_at: Named[int] = Column(Int64, nullable=False)
+    slot: Named[str] = Column(Text, primary_key=True)
+    state: Named[BuildState] = Column(Choice(BuildState), nullable=False)
     version: Named[int] = Column(Int64, nullable=False)
-    __row_pos__: tuple[str, str, int, int]
+    changed_at: Named[int] = Column(Int64, nullable=False)
+    __row_pos__: tuple[str, str, BuildState, int, int]
 
 
-event_projections = Table("event_projections", metadata, ProjectionColumns, _at_least("version", 1))
+event_projections = Table("event_projections", metadata, BuildColumns, _one_of("state", BuildState))
+# Readers look at one of a projection's slots, whatever is being built beside it.
+_partial("uq_event_projections_live", event_projections.c.name, where=event_projections.c.state == BuildState.LIVE, unique=True)
 
 
 class JournalColumns(TypedColumns):

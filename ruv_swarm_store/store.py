@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypedDict, Unpack
 
@@ -14,12 +15,17 @@ from sqlalchemy import Executable, Row, SelectBase
 
 from ruv_swarm_store import codec, engines, migrations
 from ruv_swarm_store.agents import Agents
+from ruv_swarm_store.backup.backups import Backups, storage_at
+from ruv_swarm_store.backup.encryption import Key
+from ruv_swarm_store.backup.frames import Compression
+from ruv_swarm_store.backup.storage import BackupStorage, DirectoryStorage, MemoryStorage
 from ruv_swarm_store.clock import Clock, duration, system_clock
 from ruv_swarm_store.config import Config
 from ruv_swarm_store.engines import Capabilities, Durability, Engine, Executor, Options, Scope, Storing, Trace
 from ruv_swarm_store.errors import Closed, InvalidValue, StoreError, Unsupported
-from ruv_swarm_store.events import Events
+from ruv_swarm_store.events import Begin, Events, Upcasters
 from ruv_swarm_store.groups import Groups
+from ruv_swarm_store.journal import Journal
 from ruv_swarm_store.messages import Messages
 from ruv_swarm_store.metrics import Metrics
 from ruv_swarm_store.tasks import Tasks
@@ -36,15 +42,16 @@ class Repositories:
     config: Config
     events: Events
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: Scope, begin: Begin, upcasters: Upcasters | None = None) -> None:
         self._scope = scope
+        self._begin = begin
         self.agents = Agents(scope)
         self.tasks = Tasks(scope)
         self.messages = Messages(scope)
         self.metrics = Metrics(scope)
         self.groups = Groups(scope)
         self.config = Config(scope)
-        self.events = Events(scope)
+        self.events = Events(scope, begin, upcasters)
 
     def execute(self, statement: Executable, params: Mapping[str, Any] | None = None) -> Sequence[Row[*tuple[Any, ...]]]:
         """Runs any SQLAlchemy statement and returns its rows: the way to joins, reports and your own tables.
@@ -66,9 +73,9 @@ class UnitOfWork(Repositories):
     It belongs to the thread that began it and ends with its `with` block: committed on leaving, rolled back by an exception.
     """
 
-    def __init__(self, run: Executor, begin: Callable[[], AbstractContextManager[Executor]]) -> None:
+    def __init__(self, run: Executor, begin: Callable[[], AbstractContextManager[Executor]], upcasters: Upcasters | None = None) -> None:
         self._within = _Within(run, begin)
-        super().__init__(self._within)
+        super().__init__(self._within, partial(_lasting, self._within.transaction, begin, upcasters), upcasters)
 
     @property
     def now(self) -> int:
@@ -78,7 +85,7 @@ class UnitOfWork(Repositories):
     @contextmanager
     def transaction(self) -> Iterator[UnitOfWork]:
         """A part that can fail on its own: an exception undoes only what was done inside (a savepoint)."""
-        with _lasting(self._within.transaction, self._within.begin) as inner:
+        with self._begin() as inner:
             yield inner
 
     def lock(self, name: str) -> None:
@@ -99,10 +106,12 @@ class UnitOfWork(Repositories):
 
 @contextmanager
 def _lasting(
-    enter: Callable[[], AbstractContextManager[Executor]], begin: Callable[[], AbstractContextManager[Executor]]
+    enter: Callable[[], AbstractContextManager[Executor]],
+    begin: Callable[[], AbstractContextManager[Executor]],
+    upcasters: Upcasters | None,
 ) -> Iterator[UnitOfWork]:
     with enter() as run:
-        work = UnitOfWork(run, begin)
+        work = UnitOfWork(run, begin, upcasters)
         try:
             yield work
         finally:
@@ -200,10 +209,11 @@ class Store(Repositories):
     One store serves any number of threads, and any number of processes open the same file. Close it, or use it in a `with`.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, upcasters: Upcasters | None = None) -> None:
         self._engine = engine
         self._closed = False
-        super().__init__(engine)
+        self._backups: Backups | None = None
+        super().__init__(engine, partial(_lasting, engine.transaction, engine.transaction, upcasters), upcasters)
 
     @classmethod
     def open(
@@ -216,12 +226,16 @@ class Store(Repositories):
         clock: Clock = system_clock,
         trace: Trace | None = None,
         timeout: float = 30.0,
+        journal: bool = False,
+        upcasters: Upcasters | None = None,
     ) -> Self:
         """Opens the store at a path or SQLAlchemy URL, created where there is none; in memory without an address.
 
         The schema is brought up to date unless `migrate=False`. `durability="full"` also survives power loss with every commit;
         `normal` can lose the last ones then, though never when a process dies. `clock` returns milliseconds since the epoch.
         `trace` is called with every statement's SQL and its seconds. `timeout` is how many seconds a write waits for others'.
+        `journal=True` has the database write an event for every change to agents, tasks, groups and configuration from now on, whoever
+        makes it and however they opened it, until `store.journal.stop()`. `upcasters` bring old events to today's form when they are read.
 
         In a browser an address is the name of a database that the page's origin keeps. Opening waits up to `timeout` seconds for
         another tab that has it open; where it cannot wait it raises `Unsupported`, and `open_async` is what to await. `normal`
@@ -233,21 +247,33 @@ class Store(Repositories):
         engine = engines.connect(address, _options(durability, read_only, clock, trace, timeout))
         try:
             migrations.prepare(engine, migrate=migrate and not read_only)
+            if journal:
+                Journal(engine).start()
         except BaseException:
             engine.close()
             raise
-        return cls(engine)
+        return cls(engine, upcasters)
 
     @classmethod
-    async def open_async(cls, address: str | os.PathLike[str] | None = None, *, migrate: bool = True, **options: Unpack[Opening]) -> Self:
+    async def open_async(
+        cls,
+        address: str | os.PathLike[str] | None = None,
+        *,
+        migrate: bool = True,
+        journal: bool = False,
+        upcasters: Upcasters | None = None,
+        **options: Unpack[Opening],
+    ) -> Self:
         """`open`, for places where loading the database must be awaited."""
         engine = await engines.connect_async(address, _options(**options))
         try:
             migrations.prepare(engine, migrate=migrate and not options.get("read_only", False))
+            if journal:
+                Journal(engine).start()
         except BaseException:
             await engine.close_async()
             raise
-        return cls(engine)
+        return cls(engine, upcasters)
 
     @property
     def address(self) -> str:
@@ -265,8 +291,41 @@ class Store(Repositories):
 
         While it is open nobody else writes, so keep it short. On the thread that opened it the store's own verbs take part.
         """
-        with _lasting(self._engine.transaction, self._engine.transaction) as work:
+        with self._begin() as work:
             yield work
+
+    @property
+    def backups(self) -> Backups:
+        """The store's backups, where they are kept unless you say otherwise.
+
+        Those of a file are in a directory beside it, of its name and `.backups`; those of a store that no other process can open are in
+        memory, until it is closed. Raises `Unsupported` for a database on a server: use `backup_to`.
+        """
+        if self._backups is None:
+            if (file := self._engine.file) is not None:
+                self._backups = Backups(DirectoryStorage(f"{file}.backups"), self._engine)
+            elif not self.capabilities.processes:
+                self._backups = Backups(MemoryStorage(), self._engine)
+            else:
+                raise Unsupported(
+                    f"there is no place beside {self.address} to keep backups in", hint="Say where: store.backup_to('backups')"
+                )
+        return self._backups
+
+    def backup_to(
+        self, storage: BackupStorage | str | os.PathLike[str], *, compression: Compression | None = None, key: Key | None = None
+    ) -> Backups:
+        """The store's backups in a directory, at a fsspec URL such as `s3://bucket/backups`, or in any `BackupStorage`.
+
+        `compression` is `none`, `zlib` or `zstd`, the default where it is installed. A `key` encrypts (AES-256-GCM): 32 bytes, or a
+        passphrase. Raises `Unsupported` when what a URL, Zstandard or encryption takes is not installed.
+        """
+        return Backups(storage_at(storage), self._engine, compression=compression, key=key)
+
+    @property
+    def journal(self) -> Journal:
+        """Whether the database keeps a journal of every change; and the state that it adds up to."""
+        return Journal(self._engine)
 
     def check(self) -> list[str]:
         """What is wrong with the database's integrity; an empty list for a whole one."""

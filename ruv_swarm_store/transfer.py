@@ -5,16 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-import msgspec
 from msgspec import Struct
 from sqlalchemy import Column, Executable, Select, Table, and_, case, exists, func, null, or_, select, tuple_, update
 
 from ruv_swarm_store import codec, migrations, schema
-from ruv_swarm_store.engines import Engine, Executor, Options, connect, insert_into, json_text, parameter
+from ruv_swarm_store.engines import Engine, Executor, Options, connect, insert_into, journal, json_text, parameter
 from ruv_swarm_store.errors import Conflict, CorruptRow, InvalidValue, StoreError
 
 PAGE = 1_000
@@ -22,8 +21,8 @@ PAGE = 1_000
 WEIGHT = 8_000_000
 """Bytes a page is meant to have at most: where rows are heavy, fewer make a page."""
 
+Rows = Sequence[Sequence[Any]]
 Step = Literal["copied", "verified"]
-STEPS: Sequence[Step] = ("copied", "verified")
 Report = Callable[[Step, str, int, int], object]
 """Called as a transfer goes on: what was done to rows of which table, to how many so far in all, and of how many."""
 
@@ -66,44 +65,106 @@ def copy(source: str | os.PathLike[str], target: str | os.PathLike[str], report:
 
 def copy_between(source: Engine, target: Engine, report: Report | None = None) -> dict[str, Content]:
     """`copy` for two databases that are open, both of them at this release's revision."""
-    plans = [_plan(table) for table in tables()]
+    with source.snapshot() as here:
+        total = sum(plan_of(table).count(here) for table in tables())
+        return fill(target, leaving(here), lambda: source.numbers(here), total, report)
+
+
+class Stream(Protocol):
+    """One table's rows on their way from somewhere: to be asked for its parts in this order, each once and to its end."""
+
+    plan: Plan
+
+    def pages(self) -> Iterator[Rows]:
+        """Every row by ascending key, each as `Plan.pages` gives it."""
+        ...
+
+    def late(self) -> Iterator[Rows]:
+        """The references that had to wait, as `Plan.late` gives them."""
+        ...
+
+    def content(self) -> Content:
+        """What that was in all."""
+        ...
+
+
+class Leaving:
+    """The stream of a table in a database."""
+
+    def __init__(self, plan: Plan, run: Executor) -> None:
+        self.plan = plan
+        self._run = run
+        self._digest = Digest(plan)
+
+    def pages(self) -> Iterator[Rows]:
+        """Every row."""
+        return self.plan.pages(self._run, self._digest)
+
+    def late(self) -> Iterator[Rows]:
+        """The references that have to wait."""
+        return self.plan.late(self._run)
+
+    def content(self) -> Content:
+        """What there was."""
+        return self._digest.content()
+
+
+def leaving(run: Executor) -> list[Leaving]:
+    """All that a transfer moves, as `run` sees it."""
+    return [Leaving(plan_of(table), run) for table in tables()]
+
+
+def fill(
+    target: Engine, streams: Sequence[Stream], numbers: Callable[[], Mapping[str, int]], total: int, report: Report | None = None
+) -> dict[str, Content]:
+    """Writes all streams, of `total` rows, into a database without rows, in one transaction; compares what has arrived.
+
+    `numbers` is called after them for what `Engine.numbers` told. Raises as `copy`.
+    """
     report = report or (lambda *_: None)
     contents: dict[str, Content] = {}
     with target.transaction() as there:
-        for plan in plans:
-            there.settle(plan.table)
-            if there.one(plan.any) is not None:
-                raise Conflict(
-                    f"{target.name} is not empty: there are rows in {plan.table.name}", hint="Copy to a new store", table=plan.table.name
-                )
-        with source.snapshot() as here:
-            total = sum(plan.count(here) for plan in plans)
-            done = 0
-            for plan in plans:
-                digest = _Digest(plan)
-                for rows in plan.pages(here, digest):
-                    there.insert_many(plan.insertion, plan.insertable(rows))
-                    report("copied", plan.table.name, done := done + len(rows), total)
-                plan.refer(here, there)
-                contents[plan.table.name] = digest.content()
-            numbers = source.numbers(here)
-        target.number_on(there, numbers)
+        insist_on_empty(target, there, [stream.plan for stream in streams])
         done = 0
-        for plan in plans:
-            digest = _Digest(plan)
+        for stream in streams:
+            plan = stream.plan
+            for rows in stream.pages():
+                there.insert_many(plan.insertion, plan.insertable(rows))
+                report("copied", plan.table.name, done := done + len(rows), total)
+            for references in stream.late():
+                plan.refer(there, references)
+            contents[plan.table.name] = stream.content()
+        target.number_on(there, numbers())
+        journaled = contents.get(schema.event_journal.name)
+        if journaled is not None and journaled.rows and migrations.current(target) == schema.REVISION:
+            journal.install(there)  # now that all is there: what was inserted was journaled where it happened
+        done = 0
+        for stream in streams:
+            plan = stream.plan
+            digest = Digest(plan)
             for rows in plan.pages(there, digest):
                 report("verified", plan.table.name, done := done + len(rows), total)
             if (found := digest.content()) != (expected := contents[plan.table.name]):
                 raise StoreError(
-                    f"{plan.table.name} in {target.name} is not what it is in {source.name}: {found.rows} rows of {expected.rows}, "
+                    f"{plan.table.name} in {target.name} is not what was sent: {found.rows} rows of {expected.rows}, "
                     f"checksum {found.checksum[:12]} for {expected.checksum[:12]}",
-                    hint="Nothing was kept. Copy again; if it fails again, please report it",
+                    hint="Nothing was kept. Try again; if it fails again, please report it",
                     table=plan.table.name,
                 )
     return contents
 
 
-class _Plan:
+def insist_on_empty(engine: Engine, run: Executor, plans: Sequence[Plan] | None = None) -> None:
+    """Keeps everybody else from the tables that a transfer fills until the transaction ends. Raises `Conflict` if there are rows."""
+    for plan in [plan_of(table) for table in tables()] if plans is None else plans:
+        run.settle(plan.table)
+        if run.one(plan.any) is not None:
+            raise Conflict(
+                f"{engine.name} is not empty: there are rows in {plan.table.name}", hint="Name a new store", table=plan.table.name
+            )
+
+
+class Plan:
     """One table's statements. Rows pass as the drivers have them, JSON as text."""
 
     def __init__(self, table: Table[Any]) -> None:
@@ -116,17 +177,17 @@ class _Plan:
         self._count = select(func.count()).select_from(table)
         whole = select(*(json_text(c) if isinstance(c.type, schema.Json) else c for c in self.columns))
         # A row may refer to one of the same table. Where that comes later, the reference waits until both are there.
-        self._own = [column for column in self.columns if any(reference.column.table is table for reference in column.foreign_keys)]
-        if self._own:
+        self.own = [column for column in self.columns if any(reference.column.table is table for reference in column.foreign_keys)]
+        if self.own:
             whole = whole.add_columns(
-                *(case((_refers_back(column), column), else_=null()).label(f"early_{column.name}") for column in self._own)
+                *(case((_refers_back(column), column), else_=null()).label(f"early_{column.name}") for column in self.own)
             )
-            late = or_(*(and_(column.is_not(None), ~_refers_back(column)) for column in self._own))
-            self._late = _paged(select(*table.primary_key, *self._own).where(late), table)
+            late = or_(*(and_(column.is_not(None), ~_refers_back(column)) for column in self.own))
+            self._late = _paged(select(*table.primary_key, *self.own).where(late), table)
             self._refer = (
                 update(table)
                 .where(*(column == parameter(f"key_{column.name}", column.type) for column in table.primary_key))
-                .values({column.name: parameter(f"new_{column.name}", column.type) for column in self._own})
+                .values({column.name: parameter(f"new_{column.name}", column.type) for column in self.own})
             )
         self._pages = _paged(whole, table)
 
@@ -135,7 +196,7 @@ class _Plan:
         row = run.one(self._count)
         return 0 if row is None else int(row[0])
 
-    def pages(self, run: Executor, digest: _Digest) -> Iterator[Sequence[Sequence[Any]]]:
+    def pages(self, run: Executor, digest: Digest) -> Iterator[Rows]:
         """Every row by ascending key, after the digest has seen it; for each reference to its own table it has one column more."""
         size = min(100, PAGE)
         rows = run.all(self._pages[0], {"limit": size})
@@ -147,10 +208,10 @@ class _Plan:
             size = max(1, min(PAGE, WEIGHT * len(rows) // max(weight, 1)))
             rows = run.all(self._pages[1], {**self._seen(rows[-1], self.key), "limit": size})
 
-    def insertable(self, rows: Sequence[Sequence[Any]]) -> Sequence[Sequence[Any]]:
+    def insertable(self, rows: Rows) -> Rows:
         """The rows to insert: without the references that have to wait, and JSON's numbers spelled as every engine keeps them."""
         width = len(self.columns)
-        places = [self.columns.index(column) for column in self._own]
+        places = [self.columns.index(column) for column in self.own]
         ready = []
         for row in rows:
             values = list(row[:width])
@@ -162,23 +223,46 @@ class _Plan:
             ready.append(values)
         return ready
 
-    def refer(self, here: Executor, there: Executor) -> None:
-        """Writes the references that had to wait."""
-        if not self._own:
+    def comparable(self, row: Sequence[Any]) -> Sequence[Any]:
+        """A row's values, in a form in which every engine's are alike. Raises `CorruptRow`."""
+        values = list(row)
+        for index in self.json:
+            if values[index] is not None:
+                try:
+                    values[index] = [codec.decode_canonical(values[index])]  # in a list: null in JSON is not NULL
+                except (ValueError, RecursionError) as error:
+                    table, column = self.table.name, self.columns[index].name
+                    key = [row[place] for place in self.key]
+                    raise CorruptRow(
+                        f"{table} {', '.join(map(repr, key))} cannot be read: {column} does not hold what it should",
+                        hint="The row was changed from outside: repair or delete it",
+                        table=table,
+                        id=key[0] if len(key) == 1 else key,
+                        column=column,
+                    ) from error
+        return values
+
+    def late(self, run: Executor) -> Iterator[Rows]:
+        """The references that have to wait until every row is there: each one's key and what it refers to."""
+        if not self.own:
             return
-        key = [column.name for column in self.table.primary_key]
-        names = [f"key_{name}" for name in key] + [f"new_{column.name}" for column in self._own]
-        rows = here.all(self._late[0], {"limit": PAGE})
+        keys = range(len(self.key))
+        rows = run.all(self._late[0], {"limit": PAGE})
         while rows:
-            for row in rows:
-                there.run(self._refer, dict(zip(names, row, strict=True)))
-            rows = here.all(self._late[1], {**self._seen(rows[-1], range(len(key))), "limit": PAGE})
+            yield rows
+            rows = run.all(self._late[1], {**self._seen(rows[-1], keys), "limit": PAGE})
+
+    def refer(self, run: Executor, references: Rows) -> None:
+        """Writes references that had to wait."""
+        names = [f"key_{column.name}" for column in self.table.primary_key] + [f"new_{column.name}" for column in self.own]
+        for row in references:
+            run.run(self._refer, dict(zip(names, row, strict=True)))
 
     def _seen(self, row: Sequence[Any], key: Sequence[int]) -> dict[str, Any]:
         return {f"seen_{column.name}": row[place] for column, place in zip(self.table.primary_key, key, strict=True)}
 
 
-_plan = cache(_Plan)  # an executor keeps each statement it has once compiled
+plan_of = cache(Plan)  # an executor keeps each statement it has once compiled
 
 
 def _refers_back(column: Column[Any]) -> Any:
@@ -197,62 +281,29 @@ def _paged(statement: Select[*tuple[Any, ...]], table: Table[Any]) -> tuple[Exec
     return page, page.where(tuple_(*table.primary_key) > seen)
 
 
-class _Digest:
+class Digest:
     """Counts rows and sums them up, alike for every engine. They come by ascending key: text sorts by code point everywhere."""
 
-    def __init__(self, plan: _Plan) -> None:
+    def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._rows = 0
         self._sum = hashlib.sha256()
 
-    def add(self, rows: Sequence[Sequence[Any]]) -> int:
+    def add(self, rows: Rows) -> int:
         """Takes rows in; how many bytes they have. Raises `CorruptRow`."""
         weight = 0
         width = len(self._plan.columns)
         for row in rows:
-            text = _encode(self._values(row[:width])) + b"\n"
+            text = codec.canonical(self._plan.comparable(row[:width])) + b"\n"
             weight += len(text)
             self._sum.update(text)
         self._rows += len(rows)
         return weight
-
-    def _values(self, row: Sequence[Any]) -> Sequence[Any]:
-        values = list(row)
-        for index in self._plan.json:
-            if values[index] is not None:
-                try:
-                    values[index] = [_json(values[index])]  # in a list: null in JSON is not NULL
-                except (ValueError, RecursionError) as error:
-                    table, column = self._plan.table.name, self._plan.columns[index].name
-                    key = [row[place] for place in self._plan.key]
-                    raise CorruptRow(
-                        f"{table} {', '.join(map(repr, key))} cannot be read: {column} does not hold what it should",
-                        hint="The row was changed from outside: repair or delete it. Nothing was copied",
-                        table=table,
-                        id=key[0] if len(key) == 1 else key,
-                        column=column,
-                    ) from error
-        return values
 
     def content(self) -> Content:
         """What there was."""
         return Content(self._rows, self._sum.hexdigest())
 
 
-_encode: Callable[[Any], bytes] = msgspec.json.Encoder(order="deterministic").encode
 _exponent: Callable[[str], Any] = re.compile(r"\d[eE]").search
 """Finds numbers like 1e16, as earlier releases stored them: an engine that keeps decimals makes whole ones of them."""
-
-
-def _json(text: str) -> Any:
-    value = codec.decode(text)
-    return _unsigned(value) if "-0" in text else value
-
-
-def _unsigned(value: Any) -> Any:
-    """A JSON value whose zeros have no sign: not every engine keeps it."""
-    if isinstance(value, dict):
-        return {name: _unsigned(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_unsigned(item) for item in value]
-    return value + 0.0 if isinstance(value, float) else value

@@ -103,7 +103,7 @@ def test_tasks_as_text_have_a_line_each(path):
 
 def test_events_are_filtered(path):
     def numbers(*options):
-        return [event["position"] for event in json.loads(ruv_swarm("events", "-s", path, "--json", *options).stdout)]
+        return [event["position"] for event in json.loads(ruv_swarm("events", "read", "-s", path, "--json", *options).stdout)]
 
     assert numbers() == [1, 2, 3]
     assert numbers("--limit", "2") == [2, 3]
@@ -127,7 +127,23 @@ def test_hostile_text_stays_on_its_line(path):
 
 
 @pytest.mark.parametrize(
-    "command", [["status"], ["tasks"], ["events"], ["current"], ["history"], ["check"], ["downgrade", "base"]], ids=lambda words: words[0]
+    "command",
+    [
+        ["status"],
+        ["tasks"],
+        ["events", "read"],
+        ["events", "tail"],
+        ["events", "verify"],
+        ["rebuild"],
+        ["backup", "create"],
+        ["backup", "schedule", "--every", "1h"],
+        ["backup", "continuous"],
+        ["current"],
+        ["history"],
+        ["check"],
+        ["downgrade", "base"],
+    ],
+    ids=" ".join,
 )
 def test_an_absent_store_is_an_error_and_stays_absent(tmp_path, command):
     printed = ruv_swarm(*command, "-s", tmp_path / "absent.db")
@@ -150,7 +166,7 @@ def test_a_file_that_is_no_database_is_an_error(tmp_path, command):
 
 def test_looking_changes_nothing(path):
     before = path.read_bytes()
-    for command in (["status"], ["tasks"], ["events"], ["current"], ["history"], ["check"]):
+    for command in (["status"], ["tasks"], ["events", "read"], ["events", "verify"], ["current"], ["history"], ["check"]):
         assert ruv_swarm(*command, "-s", path).exit_code == 0
     assert path.read_bytes() == before
 
@@ -211,8 +227,8 @@ def test_check_finds_damage(path):
 
 
 def test_a_pipe_gets_plain_text(process, path):
-    for command in ("status", "tasks", "events", "history"):
-        printed = process(command, "-s", path)
+    for command in (["status"], ["tasks"], ["events", "read"], ["history"]):
+        printed = process(*command, "-s", path)
         assert printed.returncode == 0, printed.stderr
         assert not ANSI.search(printed.stdout)
         assert not BOXES.search(printed.stdout)

@@ -9,33 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, select, text, update
+from plenty import AWKWARD, fill, rows
+from sqlalchemy import text
 from typer.testing import CliRunner
 
-from ruv_swarm_store import Conflict, InvalidValue, NewEvent, NewTask, Store, StoreError, codec, migrations, schema, transfer
+from ruv_swarm_store import Conflict, InvalidValue, NewEvent, Store, StoreError, codec, migrations, schema, transfer
 from ruv_swarm_store.cli.commands import app
 from ruv_swarm_store.engines import Engine, Options, connect
 from ruv_swarm_store.errors import CorruptRow
 from ruv_swarm_store.store import Repositories
-from ruv_swarm_store.transfer import copy, copy_between, tables
-
-LEAST, MOST = -(2**63), 2**63 - 1
-AWKWARD = 'it\'s "quoted"; DROP TABLE tasks; --\n\t\\ 🐝 \u200d \x01 ½ ẞ'
-JSON: list[Any] = [
-    None,
-    True,
-    0,
-    1,
-    1.0,
-    -0.0,
-    "",
-    AWKWARD,
-    [],
-    {},
-    [[], {}, [None], {"": None}],
-    {"b": 1, "a": {"z": [1, 1.0, 1e16, 1e-7, 1e23, 5e-324, 1.7976931348623157e308], AWKWARD: AWKWARD}},
-    [MOST, LEAST, 2**64, 10**30, 12345678901234567, 0.1, 1 / 3],
-]
+from ruv_swarm_store.transfer import copy, copy_between
 
 
 def on_postgresql(request: pytest.FixtureRequest, directory: Path) -> str:
@@ -76,65 +59,6 @@ def opened(address: str | None) -> Iterator[Engine]:
         yield engine
     finally:
         engine.close()
-
-
-def fill(store: Store) -> None:
-    """Puts rows into every table, and the most awkward values it takes."""
-    scout = store.agents.register("scout", name=AWKWARD, capabilities=JSON, configuration={AWKWARD: JSON})
-    other = store.agents.register("", id="' OR 1=1 --")
-    store.agents.terminate(store.agents.register("gone", name="gone"))
-    parent = store.tasks.enqueue(AWKWARD, JSON, priority=100, unique_key=AWKWARD, id="\t🐝")
-    store.tasks.enqueue_many([NewTask("child", value, parent=parent, max_retries=0) for value in JSON])
-    store.tasks.enqueue("last", depends_on=[parent], run_at=MOST)
-    store.tasks.fail(store.tasks.claim(scout), AWKWARD)
-    for value in JSON:
-        store.tasks.complete(store.tasks.claim(scout), value)
-    store.tasks.enqueue("held")
-    store.tasks.claim(other)
-    # A parent that comes after its child: the verbs do not allow it, so an update does it.
-    first, second = store.tasks.enqueue("early child"), store.tasks.enqueue("late parent")
-    store.execute(update(schema.tasks).where(schema.tasks.c.id == first.id).values(parent_task_id=second.id, created_at=LEAST))
-    team = store.groups.create(AWKWARD, type="", configuration={"a": JSON})
-    store.groups.join(team, scout, role=AWKWARD)
-    for value in JSON:
-        store.messages.publish(AWKWARD, value, sender=scout)
-        store.config.set(f"{AWKWARD}/{value!r}", value, by=AWKWARD)
-        store.metrics.record(AWKWARD, 1 / 3, agent=scout, tags={"a": AWKWARD})
-        store.events.append(AWKWARD, [NewEvent(AWKWARD, value, value)], type="")
-    store.messages.publish("t", 1, sender=scout, to_group=team)
-    store.messages.acknowledge(store.messages.receive(scout)[0], scout)
-    store.metrics.record("", 5e-324, unit=AWKWARD)
-    store.execute(update(schema.swarm_config).values(updated_at=MOST, expires_at=LEAST))
-    store.execute(update(schema.metrics).values(timestamp=LEAST))
-    store.execute(insert(schema.event_journal).values(id=1, started_at=MOST, after=LEAST))
-    for table in tables():
-        if not store.execute(select(table).limit(1)):
-            for nothing in (False, True):
-                store.execute(insert(table).values({column.name: some(column, nothing) for column in table.c}))
-
-
-def some(column: Any, nothing: bool) -> Any:
-    """A value that a column takes; two that differ where it is part of a key."""
-    if nothing and column.nullable:
-        return None
-    if isinstance(column.type, schema.Json):
-        return JSON
-    if isinstance(column.type, schema.Int64):
-        return (MOST if nothing else LEAST) if column.name.endswith("_at") else 60 + 60 * (nothing and column.primary_key)
-    return 1 / 3 if isinstance(column.type, schema.Real) else AWKWARD + "!" * nothing
-
-
-def rows(store: Store) -> dict[str, list[str]]:
-    """All there is, in a form to compare: repr tells 1 from 1.0. Order in JSON does not count, nor does the sign of a zero."""
-    return {table.name: sorted(repr(plain(tuple(row))) for row in store.execute(select(table))) for table in tables()}
-
-
-def plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in sorted(value.items())}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value + 0.0 if isinstance(value, float) else value
 
 
 def is_empty(address: str) -> bool:
@@ -243,7 +167,7 @@ def test_it_is_a_copy_of_one_instant(source: Store, target: str) -> None:
 
 @pytest.mark.parametrize("damage", ["changed", "lost", "twice"])
 def test_what_arrives_otherwise_is_noticed_and_not_kept(source: Store, target: str, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    insertable = transfer._Plan.insertable
+    insertable = transfer.Plan.insertable
 
     def damaged(plan: Any, page: Any) -> Any:
         page = [list(row) for row in insertable(plan, page)]
@@ -256,15 +180,15 @@ def test_what_arrives_otherwise_is_noticed_and_not_kept(source: Store, target: s
                 page.append([*page[0][:-1], 10**9])
         return page
 
-    monkeypatch.setattr(transfer._Plan, "insertable", damaged)
-    with opened(target) as engine, pytest.raises(StoreError, match=r"metrics in .* is not what it is in"):
+    monkeypatch.setattr(transfer.Plan, "insertable", damaged)
+    with opened(target) as engine, pytest.raises(StoreError, match=r"metrics in .* is not what was sent"):
         copy_between(engine_of(source), engine)
     assert is_empty(target)
 
 
 def test_a_checksum_tells_what_differs() -> None:
     def checksum(value: Any) -> str:
-        digest = transfer._Digest(transfer._plan(schema.swarm_config))
+        digest = transfer.Digest(transfer.plan_of(schema.swarm_config))
         digest.add([[codec.encode(value) if isinstance(column.type, schema.Json) else 0 for column in schema.swarm_config.c]])
         return digest.content().checksum
 

@@ -47,10 +47,12 @@ def test_the_api_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytes
 
 def test_the_api_page_names_every_verb() -> None:
     from ruv_swarm_store import Store
+    from ruv_swarm_store.events import Projector
 
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     with Store.open() as store:
-        nouns = [store.agents, store.tasks, store.messages, store.metrics, store.groups, store.config, store.events]
+        nouns: list[object] = [store.agents, store.tasks, store.messages, store.metrics, store.groups, store.config, store.events]
+        nouns += [store.events.subscribe("a"), store.events.group("b"), Projector]
         verbs = {name for noun in nouns for name in dir(noun) if not name.startswith("_") and callable(getattr(noun, name))}
     missing = sorted(verb for verb in verbs if not re.search(rf"\b{verb}\b", page))
     assert missing == []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from ruv_swarm_store import NewEvent, NewTask, Sample, Store, schema
+from ruv_swarm_store import Append, NewEvent, NewTask, Sample, Snapshots, Store, schema
 from ruv_swarm_store.schema import tasks
 
 
@@ -148,8 +148,58 @@ HOT: dict[str, tuple[Callable[[Store], object], list[str]]] = {
     "append two": (lambda s: s.events.append("s-2", [NewEvent("t")] * 2, type="x"), ["sqlite_autoindex_events"]),
     "append by id": (lambda s: s.events.append("s-3", [NewEvent("t", id="id")], type="x"), ["sqlite_autoindex_events"]),
     "read": (lambda s: s.events.read("s-1", after=3), ["sqlite_autoindex_events"]),
-    "read types": (lambda s: s.events.read_all(types=["t-1"], after=10), ["ix_events_event_type_position"]),
+    "append to several": (
+        lambda s: s.events.append_many(Append(f"s-{n}", [NewEvent("t")], "x") for n in (1, 2)),
+        ["sqlite_autoindex_events"],
+    ),
+    "read backward": (lambda s: s.events.read("s-1", type="x", backward=True, limit=2), ["sqlite_autoindex_events"]),
+    "walk a stream": (lambda s: list(s.events.walk_stream("s-1", after=2)), ["sqlite_autoindex_events"]),
+    "read a type": (lambda s: s.events.read_all(types=["t-1"], after=10), ["ix_events_event_type_position"]),
+    "read types": (
+        lambda s: s.events.read_all(types=["t-1", "t-2"], after=10),
+        ["COVERING INDEX ix_events_event_type_position (event_type=? AND position>?", "events USING INTEGER PRIMARY KEY (rowid=?)"],
+    ),
+    "read many types": (lambda s: s.events.read_all(types=[f"t-{n}" for n in range(20)]), ["INTEGER PRIMARY KEY (rowid>?"]),
     "read all": (lambda s: s.events.read_all(after=10), ["INTEGER PRIMARY KEY"]),
+    "handle events": (
+        lambda s: s.events.subscribe("s").handle(lambda work, event: None, limit=5),
+        ["sqlite_autoindex_event_consumers", "INTEGER PRIMARY KEY (rowid>?"],
+    ),
+    "handle events of types": (
+        lambda s: s.events.subscribe("t", types=["t-1", "t-2"]).handle(lambda work, event: None, limit=5),
+        ["INTEGER PRIMARY KEY (rowid>?", "ix_events_event_type_position (event_type=? AND position>? AND position<?"],
+    ),
+    "claim events": (
+        lambda s: (s.events.group("g").claim("one", 9, lease=0), s.events.group("g").claim("two", 3)),
+        ["ix_event_handouts_visible (consumer=? AND visible_at<?", "events USING INTEGER PRIMARY KEY (rowid=?"],
+    ),
+    "acknowledge events": (
+        lambda s: s.events.group("g").acknowledge(s.events.group("g").claim("one", 3)),
+        ["sqlite_autoindex_event_handouts_1 (consumer=? AND position=?)"],
+    ),
+    "parked events": (
+        lambda s: (s.events.group("g").parked(after=3), s.events.group("g").unpark([3])),
+        ["ix_event_handouts_parked (consumer=? AND position>?)", "ix_event_handouts_parked (consumer=? AND position=?)"],
+    ),
+    "read all backward": (lambda s: s.events.read_all(backward=True, limit=3), ["INTEGER PRIMARY KEY"]),
+    "read a correlation": (
+        lambda s: s.events.read_all(correlation="c", types=["t-1"], since=5),
+        ["ix_events_correlation (correlation_id=? AND"],
+    ),
+    "read a causation": (lambda s: s.events.read_all(causation="c", backward=True), ["ix_events_causation (causation_id=? AND position"]),
+    "read a time": (
+        lambda s: s.events.read_all(since=5, until=2**60),
+        ["COVERING INDEX ix_events_timestamp", "INTEGER PRIMARY KEY (rowid>?"],
+    ),
+    "fold with snapshots": (
+        lambda s: [s.events.fold("s-1", 0, lambda n, _: n + 1, type="x", snapshot=Snapshots("n", every=1)) for _ in "12"],
+        ["sqlite_autoindex_event_snapshots", "sqlite_autoindex_events"],
+    ),
+    "seal": (lambda s: s.events.seal(block=7), ["event_seals USING INTEGER PRIMARY KEY", "events USING INTEGER PRIMARY KEY"]),
+    "verify": (
+        lambda s: (s.events.seal(), s.events.verify()),
+        ["event_seals USING INTEGER PRIMARY KEY", "events USING INTEGER PRIMARY KEY"],
+    ),
     "aggregate": (lambda s: s.metrics.aggregate("m-1", since=5, bucket=10), ["ix_metrics_metric_name_timestamp"]),
     "aggregate from rollups": (
         lambda s: (s.metrics.rollup(), s.metrics.aggregate("m-1")),
@@ -203,7 +253,10 @@ def test_pruning_reads_no_message_that_stays(plans: Plans) -> None:
 
 
 def test_no_hot_verb_sorts_the_queue(plans: Plans) -> None:
-    for verb in ("claim", "claim a type", "claim many", "read", "read all", "append"):
+    for verb in (
+        "claim", "claim a type", "claim many", "read", "read backward", "walk a stream", "read a type", "read all", "read all backward",
+        "read a correlation", "read a causation", "read a time", "append",
+    ):  # fmt: skip
         steps = plans.of(HOT[verb][0])
         assert [step for step in steps if "TEMP B-TREE FOR ORDER BY" in step] == [], verb
 

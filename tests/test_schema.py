@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import CheckConstraint, ForeignKeyConstraint, UniqueConstraint, insert, select
 
 from ruv_swarm_store import InvalidValue, TaskStatus, schema
-from ruv_swarm_store.entities import AgentStatus, Audience, DependencyPolicy
+from ruv_swarm_store.entities import AgentStatus, Audience, BuildState, ConsumerKind, DependencyPolicy
 
 
 def test_every_constraint_has_a_name() -> None:
@@ -22,6 +22,8 @@ def test_every_constraint_has_a_name() -> None:
         ("tasks", "status", TaskStatus),
         ("tasks", "on_dependency_failure", DependencyPolicy),
         ("messages", "audience", Audience),
+        ("event_consumers", "kind", ConsumerKind),
+        ("event_projections", "state", BuildState),
     ],
 )
 def test_a_choice_is_checked_against_its_members(table: str, column: str, members: type) -> None:

@@ -24,6 +24,7 @@ def upgrade() -> None:
     op.add_column("events", sa.Column("causation_id", sa.Text()))
     op.create_index(op.f("ix_events_timestamp"), "events", ["timestamp"])
     _partial_index("ix_events_correlation", "events", ["correlation_id", "position"], "correlation_id IS NOT NULL")
+    _partial_index("ix_events_causation", "events", ["causation_id", "position"], "causation_id IS NOT NULL")
 
     op.create_table(
         "event_seals",
@@ -69,11 +70,16 @@ BEGIN RAISE EXCEPTION 'event_seals is append-only' USING ERRCODE = 'feature_not_
     op.create_table(
         "event_consumers",
         sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("position", schema.Int64(), nullable=False),
         sa.Column("created_at", schema.Int64(), nullable=False),
         sa.Column("updated_at", schema.Int64(), nullable=False),
+        sa.Column("failures", schema.Int64(), nullable=False),
+        sa.Column("error_message", sa.Text(), nullable=True),
         sa.Column("version", schema.Int64(), nullable=False),
+        sa.CheckConstraint("kind IN ('subscription', 'group', 'projection')", name=op.f("ck_event_consumers_kind")),
         sa.CheckConstraint("position >= 0", name=op.f("ck_event_consumers_position")),
+        sa.CheckConstraint("failures >= 0", name=op.f("ck_event_consumers_failures")),
         sa.CheckConstraint("version >= 1", name=op.f("ck_event_consumers_version")),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_event_consumers")),
         sqlite_strict=True,
@@ -99,13 +105,15 @@ BEGIN RAISE EXCEPTION 'event_seals is append-only' USING ERRCODE = 'feature_not_
     op.create_table(
         "event_projections",
         sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("live", sa.Text(), nullable=False),
-        sa.Column("switched_at", schema.Int64(), nullable=False),
+        sa.Column("slot", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
         sa.Column("version", schema.Int64(), nullable=False),
-        sa.CheckConstraint("version >= 1", name=op.f("ck_event_projections_version")),
-        sa.PrimaryKeyConstraint("name", name=op.f("pk_event_projections")),
+        sa.Column("changed_at", schema.Int64(), nullable=False),
+        sa.CheckConstraint("state IN ('building', 'live', 'retired')", name=op.f("ck_event_projections_state")),
+        sa.PrimaryKeyConstraint("name", "slot", name=op.f("pk_event_projections")),
         sqlite_strict=True,
     )
+    _partial_index("uq_event_projections_live", "event_projections", ["name"], "state = 'live'", unique=True)
     op.create_table(
         "event_journal",
         sa.Column("id", schema.Int64(), autoincrement=False, nullable=False),
@@ -117,8 +125,8 @@ BEGIN RAISE EXCEPTION 'event_seals is append-only' USING ERRCODE = 'feature_not_
     )
 
 
-def _partial_index(name: str, table: str, columns: list[str], where: str) -> None:
-    op.create_index(name, table, columns, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
+def _partial_index(name: str, table: str, columns: list[str], where: str, *, unique: bool = False) -> None:
+    op.create_index(name, table, columns, unique=unique, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
 
 
 def downgrade() -> None:
@@ -126,6 +134,7 @@ def downgrade() -> None:
         op.drop_table(table)
     if op.get_bind().dialect.name == "postgresql":
         op.execute("DROP FUNCTION event_seals_refuse()")
+    op.drop_index("ix_events_causation", "events")
     op.drop_index("ix_events_correlation", "events")
     op.drop_index(op.f("ix_events_timestamp"), "events")
     for column in EVENT_COLUMNS:

@@ -6,8 +6,6 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,16 +15,19 @@ from sqlalchemy import func, select
 from typer.core import TyperGroup
 
 from ruv_swarm_store import migrations, schema
-from ruv_swarm_store.cli.output import compact, console, counted, instant, print_json, print_table, say, span
-from ruv_swarm_store.engines import IN_BROWSER, Engine, Options, connect
-from ruv_swarm_store.entities import AgentStatus, Event, Task, TaskStatus
-from ruv_swarm_store.errors import NotFound, StoreError
+from ruv_swarm_store.cli.backups import app as backup_commands
+from ruv_swarm_store.cli.history import app as event_commands
+from ruv_swarm_store.cli.history import rebuild
+from ruv_swarm_store.cli.options import SWARM, Address, AsJson, Limit, insist, look_into, opened
+from ruv_swarm_store.cli.output import compact, console, counted, instant, print_json, print_table, say, span, steps_bars
+from ruv_swarm_store.entities import AgentStatus, Task, TaskStatus
+from ruv_swarm_store.errors import StoreError
 from ruv_swarm_store.schema import LEASED
 from ruv_swarm_store.store import Store
 
 _DISTRIBUTION = "ruv-swarm-store"
 
-_a, _t, _e = schema.agents.c, schema.tasks.c, schema.events.c
+_a, _t = schema.agents.c, schema.tasks.c
 
 
 class _Commands(TyperGroup):
@@ -46,14 +47,9 @@ app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Do a swarm's tasks, look into its store, copy it, bring its schema up to date, or see a swarm at work: ruv-swarm demo",
+    help="Do a swarm's tasks, look into its store, back it up, copy it, bring its schema up to date, or see a demo: ruv-swarm demo",
 )
 
-Address = Annotated[str, typer.Option("--store", "-s", envvar="RUV_SWARM_STORE", metavar="PATH|URL", help="The store.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Limit = Annotated[int, typer.Option("--limit", "-n", min=1, metavar="N", help="Print at most so many.")]
-
-SWARM = "swarm.db"
 DEMO = "ruv-swarm-demo.db"
 
 
@@ -152,7 +148,7 @@ def work(
     logging.getLogger("alembic").setLevel(logging.WARNING)
     sys.path.insert(0, str(Path.cwd()))
     does = find(function)
-    _insist(store)
+    insist(store)
     with Store.open(store) as found:
         clean = Worker(found, does, types=type, concurrency=concurrency, lease=lease, name=name).run(signals=True)
         if not clean:  # functions still run, in threads that nobody can end
@@ -164,21 +160,10 @@ def work(
 # --- what a store holds ------------------------------------------------------------------------------------------------
 
 
-def _insist(address: str) -> None:
-    """Raises `NotFound` for a path at which there is nothing: looking at a store never creates one."""
-    if not IN_BROWSER and "://" not in address and not Path(address).exists():
-        raise NotFound(f"there is no store at {address}", hint="Name one with --store or RUV_SWARM_STORE; `ruv-swarm upgrade` creates it")
-
-
-def _look_into(address: str) -> Store:
-    _insist(address)
-    return Store.open(address, read_only=True)
-
-
 @app.command()
 def status(store: Address = SWARM, json: AsJson = False) -> None:
     """Show the agents, the queue and how fast it moves."""
-    with _look_into(store) as found:
+    with look_into(store) as found:
         stats = found.tasks.stats()
         by_status = {row[0]: row[1] for row in found.execute(select(_a.status, func.count()).group_by(_a.status))}
         agents = found.agents.where(_a.status != AgentStatus.TERMINATED).order_by(_a.created_at.asc(), _a.id.asc()).all()
@@ -235,7 +220,7 @@ def tasks(
     json: AsJson = False,
 ) -> None:
     """List tasks, the latest first."""
-    with _look_into(store) as found:
+    with look_into(store) as found:
         query = found.tasks.query()
         if status:
             query = query.where(_t.status.in_(status))
@@ -269,52 +254,6 @@ def tasks(
 
 
 @app.command()
-def events(
-    store: Address = SWARM,
-    aggregate: Annotated[str | None, typer.Option(show_default=False, metavar="ID", help="Only of this aggregate.")] = None,
-    type: Annotated[list[str] | None, typer.Option(show_default=False, help="Only of this type of event; can be repeated.")] = None,
-    after: Annotated[
-        int | None, typer.Option(min=0, show_default=False, metavar="POSITION", help="From the first one after it; without, the last ones.")
-    ] = None,
-    limit: Limit = 50,
-    json: AsJson = False,
-) -> None:
-    """List events in their order."""
-    with _look_into(store) as found:
-        query = found.events.query()
-        if aggregate is not None:
-            query = query.where(_e.aggregate_id == aggregate)
-        if type:
-            query = query.where(_e.event_type.in_(type))
-        listed: list[Event]
-        if after is not None:
-            listed = query.where(_e.position > after).order_by(_e.position.asc()).limit(limit).all()
-        else:
-            listed = query.order_by(_e.position.desc()).limit(limit).all()[::-1]
-    if json:
-        print_json(listed)
-        return
-    print_table(
-        ("position", "time", "stream", "aggregate", "number", "event", "data"),
-        [
-            (
-                event.position,
-                instant(event.timestamp),
-                event.aggregate_type,
-                event.aggregate_id,
-                event.sequence_number,
-                event.event_type,
-                compact(event.event_data),
-            )
-            for event in listed
-        ],
-        numbers=("position", "number"),
-        long="data",
-        spare=("number", "stream", "time"),
-    )
-
-
-@app.command()
 def copy(
     source: Annotated[str, typer.Argument(metavar="FROM", show_default=False, help="The store's path or URL.")],
     target: Annotated[str, typer.Argument(metavar="TO", show_default=False, help="Where to: created if need be, and without rows.")],
@@ -324,25 +263,11 @@ def copy(
 
     What arrives is compared, row for row, with what was sent.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from ruv_swarm_store import transfer
 
-    _insist(source)
-    screen = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[table]}"),
-    )
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bars:
-        steps = {step: bars.add_task(step, total=None, table="") for step in transfer.STEPS}
-        contents = transfer.copy(
-            source, target, lambda step, table, done, total: bars.update(steps[step], completed=done, total=total, table=table)
-        )
+    insist(source)
+    with steps_bars() as report:
+        contents = transfer.copy(source, target, report)
     if json:
         print_json(contents)
         return
@@ -357,15 +282,6 @@ def copy(
 # --- its schema ----------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _engine(address: str, *, read_only: bool = False) -> Iterator[Engine]:
-    engine = connect(address, Options(read_only=read_only))
-    try:
-        yield engine
-    finally:
-        engine.close()
-
-
 def _name(revision: str | None) -> str:
     return revision or "base"
 
@@ -376,7 +292,7 @@ def upgrade(
     store: Address = SWARM,
 ) -> None:
     """Bring the schema up to date, creating the store where there is none."""
-    with _engine(store) as engine:
+    with opened(store) as engine:
         before = migrations.current(engine)
         migrations.upgrade(engine, revision)
         after = migrations.current(engine)
@@ -389,8 +305,8 @@ def downgrade(
     store: Address = SWARM,
 ) -> None:
     """Take revisions back, and with them what was stored in the tables and columns they brought."""
-    _insist(store)
-    with _engine(store) as engine:
+    insist(store)
+    with opened(store) as engine:
         before = migrations.current(engine)
         migrations.downgrade(engine, revision)
         say(f"{engine.name} went from {_name(before)} to {_name(migrations.current(engine))}")
@@ -399,8 +315,8 @@ def downgrade(
 @app.command()
 def current(store: Address = SWARM) -> None:
     """Show the revision the schema is at."""
-    _insist(store)
-    with _engine(store, read_only=True) as engine:
+    insist(store)
+    with opened(store, read_only=True) as engine:
         at = migrations.current(engine)
     say(f"{_name(at)}{' (head)' if at == schema.REVISION else ''}")
 
@@ -408,8 +324,8 @@ def current(store: Address = SWARM) -> None:
 @app.command()
 def history(store: Address = SWARM, json: AsJson = False) -> None:
     """List the schema's revisions and when they were applied here."""
-    _insist(store)
-    with _engine(store, read_only=True) as engine:
+    insist(store)
+    with opened(store, read_only=True) as engine:
         revisions = migrations.history(engine)
     if json:
         print_json(revisions)
@@ -423,8 +339,8 @@ def history(store: Address = SWARM, json: AsJson = False) -> None:
 @app.command()
 def check(store: Address = SWARM) -> None:
     """Check that the store is whole: its revision, the history of its schema, its tables and references."""
-    _insist(store)
-    with _engine(store, read_only=True) as engine:
+    insist(store)
+    with opened(store, read_only=True) as engine:
         migrations.verify(engine)
         wrong = engine.check()
         if (at := migrations.current(engine)) != schema.REVISION:
@@ -434,3 +350,10 @@ def check(store: Address = SWARM) -> None:
                 typer.echo(f"Error: {line}", err=True)
             raise typer.Exit(1)
         say(f"{engine.name} is whole, at {_name(at)}")
+
+
+# --- its history, and its backups ----------------------------------------------------------------------------------------
+
+app.command()(rebuild)
+app.add_typer(event_commands, name="events")
+app.add_typer(backup_commands, name="backup")

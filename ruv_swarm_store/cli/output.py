@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -12,6 +13,8 @@ import msgspec
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console, JustifyMethod
+from rich.filesize import decimal
+from rich.progress import TaskID
 from rich.table import Table
 from rich.text import Text
 
@@ -53,7 +56,7 @@ def print_table(
     Those in `numbers` go to the right. On a terminal the `long` column is cut to what is left of the line, and the `spare` ones
     are left out, the first of them first, while that is too little. In a pipe everything is there in full.
     """
-    texts = [[_printable(value) for value in row] for row in rows]
+    texts = [[printable(value) for value in row] for row in rows]
     widths = {name: max([len(name), *(cell_len(row[index]) for row in texts)]) for index, name in enumerate(columns)}
     out = console()
     if not out.is_terminal:
@@ -86,7 +89,7 @@ def _fit(widths: dict[str, int], line: int, long: str, spare: Sequence[str]) -> 
     return {name: max(1, min(left, width)) if name == long else width for name, width in widths.items() if name == long or name in fixed}
 
 
-def _printable(value: Any) -> str:
+def printable(value: Any) -> str:
     """A value as text that stays on its line and does nothing to a terminal."""
     text = "" if value is None else str(value)
     return text if text.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -127,3 +130,44 @@ def span(milliseconds: int) -> str:
 def compact(value: Any) -> str:
     """A JSON value on one line."""
     return "" if value is None else msgspec.json.encode(value).decode()
+
+
+def size(bytes: int) -> str:
+    """So many bytes, roughly."""
+    return "1 byte" if bytes == 1 else decimal(bytes)
+
+
+@contextmanager
+def bytes_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal's error output while the block lasts; to be told of the bytes done, and of how many."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    screen = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bars:
+        bar = bars.add_task(what, total=None)
+        yield lambda done, total: bars.update(bar, completed=done, total=total)
+
+
+@contextmanager
+def steps_bars() -> Iterator[Callable[[str, str, int, int], None]]:
+    """Bars on a terminal's error output, one for each step; to be told what was done to rows of which table, how many, and of how many."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    screen = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[table]}"),
+    )
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bars:
+        steps: dict[str, TaskID] = {}
+
+        def report(step: str, table: str, done: int, total: int) -> None:
+            if step not in steps:
+                steps[step] = bars.add_task(step, total=None, table="")
+            bars.update(steps[step], completed=done, total=total, table=table)
+
+        yield report

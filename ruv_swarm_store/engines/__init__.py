@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -26,7 +27,8 @@ from ruv_swarm_store.engines.constructs import (
 )
 from ruv_swarm_store.engines.engine import Capabilities, Durability, Engine, Options, Storing
 from ruv_swarm_store.engines.executor import Executor, Scope, Trace
-from ruv_swarm_store.engines.sqlite import MemoryEngine, SQLiteEngine, sqljs
+from ruv_swarm_store.engines.sqlite import MemoryEngine, SQLiteEngine, loading, sqljs
+from ruv_swarm_store.engines.sqlite.installing import install, vacant
 from ruv_swarm_store.engines.waiting import Steps, block, cooperate
 from ruv_swarm_store.errors import InvalidValue, Unsupported
 
@@ -47,10 +49,13 @@ __all__ = [
     "connect_async",
     "constant",
     "cooperate",
+    "file_of",
     "insert_into",
+    "install",
     "json_has",
     "json_member",
     "json_text",
+    "load",
     "number_items",
     "parameter",
     "records",
@@ -58,6 +63,7 @@ __all__ = [
     "text_rows",
     "upsert",
     "upsert_from",
+    "vacant",
 ]
 
 IN_BROWSER = sys.platform == "emscripten"
@@ -87,6 +93,20 @@ async def connect_async(address: str | os.PathLike[str] | None, options: Options
     if url.drivername == "sqlite+sqljs":
         return await sqljs.load(_in_browser(url), options)
     return connect(address, options)
+
+
+def file_of(address: str | os.PathLike[str]) -> Path | None:
+    """The file that `connect` would open at an address; None where it is in none. Raises `InvalidValue` as that does."""
+    url = _url(address)
+    in_file = url.drivername in ("sqlite", "sqlite+pysqlite") and url.database not in (None, "", ":memory:")
+    return Path(str(url.database)).resolve() if in_file else None
+
+
+def load(engine: Engine, image: bytes) -> None:
+    """Replaces what a database in memory holds by a database file's bytes. Raises `Unsupported` for any other database."""
+    if not isinstance(engine, MemoryEngine):
+        raise Unsupported(f"{engine.name} is not in memory", hint="Restore the file instead")
+    loading.load(engine, image)
 
 
 def _url(address: str | os.PathLike[str] | None) -> URL:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -13,6 +14,8 @@ from sqlalchemy import Connection
 
 from ruv_swarm_store.clock import Clock, system_clock
 from ruv_swarm_store.engines.executor import Executor, Scope, Trace
+from ruv_swarm_store.engines.image import Image
+from ruv_swarm_store.engines.log import Log
 from ruv_swarm_store.engines.waiting import Sentinel
 from ruv_swarm_store.errors import Unsupported
 
@@ -68,6 +71,8 @@ class Engine(Scope, ABC):
     """The engine's address, without secrets."""
     capabilities: Capabilities
     clock: Clock
+    file: Path | None = None
+    """The file that the database is in, where it is in one."""
 
     @abstractmethod
     def tables(self) -> frozenset[str]:
@@ -93,6 +98,14 @@ class Engine(Scope, ABC):
     def snapshot(self) -> AbstractContextManager[Executor]:
         """An executor for SELECTs that all see the database as it was at the first of them, whatever others commit meanwhile."""
         raise Unsupported(f"{self.name} cannot be read as of one instant", hint="This engine cannot be copied from")
+
+    def image(self) -> AbstractContextManager[Image]:
+        """The pages of the database as they are now, whatever others commit meanwhile; nobody waits for who reads them."""
+        raise Unsupported(f"{self.name} has no pages to copy", hint="Copy its rows instead")
+
+    def log(self) -> Log:
+        """What is committed from now on, as pages. Close it: meanwhile it keeps what is committed."""
+        raise Unsupported(f"{self.name} has no log to follow", hint="Back up its rows instead")
 
     def numbers(self, run: Executor) -> Mapping[str, int]:
         """The last number given in each table whose numbers are never given twice, though its row may be gone; for `number_on`."""

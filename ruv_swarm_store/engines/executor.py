@@ -39,6 +39,11 @@ class Executor(ABC):
     """Whether a row read by its key should be held until the transaction ends: others may write beside it, and this one may go on
     to change what it read."""
 
+    @property
+    @abstractmethod
+    def dialect(self) -> Dialect:
+        """What the statements are compiled for."""
+
     @abstractmethod
     def one(self, statement: Executable, params: Params = NONE) -> Sequence[Any] | None:
         """The first row, or None."""

@@ -2,77 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import count
-from typing import Any, Final, NoReturn, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from typing import NoReturn, TypeVar
 
-from sqlalchemy import Text, func, insert, literal_column, or_, select
+from sqlalchemy import func, select
 
 from ruv_swarm_store import codec, schema
-from ruv_swarm_store.clock import new_id, new_ids
-from ruv_swarm_store.engines import Executor, parameter, text_items
-from ruv_swarm_store.entities import Event, NewEvent
-from ruv_swarm_store.errors import Conflict, InvalidValue, Unsupported
-from ruv_swarm_store.query import Mapping
-from ruv_swarm_store.repository import Repository
-
-EVENTS = Mapping(schema.events, Event)
-ANY: Final = -1
-"""As `expected_version`: append whatever the stream's version is."""
-PAGE = 1_000
-"""Events read at a time where a whole stream is walked."""
+from ruv_swarm_store.clock import Moment
+from ruv_swarm_store.engines import Scope
+from ruv_swarm_store.entities import Consumer, ConsumerKind, Event, NewEvent, Seal
+from ruv_swarm_store.errors import InvalidValue, Unsupported
+from ruv_swarm_store.events import seals
+from ruv_swarm_store.events.advancing import Begin
+from ruv_swarm_store.events.appending import ANY, EXISTS, Append, Checked, append_all, append_one, check, version_of
+from ruv_swarm_store.events.cursors import Cursor, Start, checked_types, consumers
+from ruv_swarm_store.events.following import Follower, Stop
+from ruv_swarm_store.events.groups import MAX_ATTEMPTS, ConsumerGroup
+from ruv_swarm_store.events.projections import Projection, Projector, live_slot
+from ruv_swarm_store.events.reading import EVENTS, FOREVER, PAGE, LogReading, StreamReading, pages
+from ruv_swarm_store.events.snapshots import Snapshots
+from ruv_swarm_store.events.subscriptions import Subscription
+from ruv_swarm_store.events.upcasting import Upcasters, UpcastMapping
+from ruv_swarm_store.repository import Repository, repeatable
 
 S = TypeVar("S")
 
-_c = schema.events.c
-_aggregate: Any = parameter("aggregate", Text)
-_type: Any = parameter("type", Text)
-_after: Any = parameter("after", schema.Int64)
-_until: Any = parameter("until", schema.Int64)
-_expected: Any = parameter("expected", schema.Int64)
-_limit: Any = parameter("limit", schema.Int64)
-_in_stream = (_c.aggregate_id == _aggregate, _c.aggregate_type == _type)
-
-_VERSION = select(_c.sequence_number).where(*_in_stream).order_by(_c.sequence_number.desc()).limit(1)
-_READ = (
-    select(*EVENTS.columns)
-    .where(
-        _c.aggregate_id == _aggregate,
-        or_(_type.is_(None), _c.aggregate_type == _type),
-        _c.sequence_number > _after,
-        _c.sequence_number <= _until,
-    )
-    .order_by(_c.sequence_number, _c.aggregate_type)
-    .limit(_limit)
-)
-_READ_ALL = select(*EVENTS.columns).where(_c.position > _after).order_by(_c.position).limit(_limit)
-_READ_TYPES = (
-    select(*EVENTS.columns).where(_c.position > _after, _c.event_type.in_(text_items("types"))).order_by(_c.position).limit(_limit)
-)
-_values = {
-    "id": parameter("id", Text),
-    "aggregate_id": _aggregate,
-    "aggregate_type": _type,
-    "event_type": parameter("event_type", Text),
-    "event_data": parameter("event_data", schema.Json()),
-    "metadata": parameter("metadata", schema.Json()),
-    "timestamp": parameter("now", schema.Int64),
-    "schema_version": parameter("schema_version", schema.Int64),
-    "correlation_id": parameter("correlation", Text),
-    "causation_id": parameter("causation", Text),
-}
-_columns = [*_values, "sequence_number"]
-_current = func.coalesce(select(func.max(_c.sequence_number)).where(*_in_stream).scalar_subquery(), literal_column("0"))
-# One event is one statement: it checks the expected version, or numbers the event, by itself.
-_APPEND_NEXT = insert(schema.events).from_select(
-    _columns, select(*_values.values(), parameter("number", schema.Int64)).where(_expected == _current)
-)
-_APPEND_ANY = (
-    insert(schema.events).from_select(_columns, select(*_values.values(), _current + literal_column("1"))).returning(_c.sequence_number)
-)
-_HEAD = select(func.coalesce(func.max(_c.position), 0))
-_KNOWN = select(*EVENTS.columns).where(_c.id.in_(text_items("ids")))
-_EVERYTHING = 2**63 - 1
+_HEAD = select(func.coalesce(func.max(schema.events.c.position), 0))
 
 
 class Events(Repository[Event]):
@@ -84,145 +39,230 @@ class Events(Repository[Event]):
 
     mapping = EVENTS
 
-    def append(self, aggregate_id: str, events: Iterable[NewEvent], *, type: str, expected_version: int = ANY) -> int:
+    def __init__(self, scope: Scope, begin: Begin, upcasters: Upcasters | None = None) -> None:
+        super().__init__(scope)
+        self._begin = begin
+        self._upcasters = upcasters
+        if upcasters is not None:
+            self.mapping = UpcastMapping(upcasters)
+
+    def append(
+        self, aggregate_id: str, events: Iterable[NewEvent], *, type: str, expected_version: int = ANY, cause: Event | None = None
+    ) -> int:
         """Adds events to a stream, all or none; returns its new version.
 
-        `expected_version` is the version the caller has seen, 0 for a stream that must not exist, `ANY` for whatever it is;
-        `Conflict` carries the `actual` one otherwise. An append whose events all carry ids stored before, in this stream, is
-        taken as a repetition: nothing is added, and the version it led to then is returned.
+        `expected_version` is the version the caller has seen, `NONE` (0) for a stream that must not exist, `EXISTS` for one that must,
+        `ANY` for whatever it is; `Conflict` carries the `expected` and the `actual` one otherwise. An append whose events all carry
+        ids stored before, in this stream, is taken as a repetition: nothing is added, and the version it led to then is returned.
+
+        Events that come from another, the `cause`, have its id as `causation_id`, and as `correlation_id` the one it has, or its
+        id, unless they carry their own.
         """
-        stream = codec.text(aggregate_id, "aggregate id")
-        kind = codec.text(type, "aggregate type")
-        codec.integer(expected_version, "expected_version", ANY)
-        checked = [_check(event) for event in events]
-        if len(checked) == 1 and checked[0][3] is None and (added := self._append_one(stream, kind, checked[0], expected_version)):
-            return added
-        named = [event[3] for event in checked if event[3] is not None]
-        if len(set(named)) < len(named):
-            raise InvalidValue("two of the events carry the same id", hint="Give each event its own id, or none")
+        given = list(events)
+        if len(given) == 1 and isinstance(event := given[0], NewEvent) and event.id is None and expected_version != EXISTS:
+            added = append_one(self._scope, aggregate_id, type, event, expected_version, cause, self._upcasters)
+            if added:
+                return added
+        return self._append([check(Append(aggregate_id, given, type, expected_version, cause), self._upcasters)])[0]
+
+    def append_many(self, appends: Iterable[Append]) -> list[int]:
+        """Adds events to several streams, all or none; returns the version that each append led to.
+
+        Events have ascending positions in the order given, with nobody else's between. A stream may be named more than once: a
+        later append finds the version that an earlier one leads to. Where one conflicts, `Conflict` also carries its `index`.
+        """
+        return self._append([check(append, self._upcasters) for append in appends])
+
+    @repeatable
+    def _append(self, appends: Sequence[Checked]) -> list[int]:
         with self._scope.transaction() as run:
-            run.lock(schema.events.name)  # the version read now is still the stream's when the events are added
-            version = self._version(run, stream, kind)
-            if named and (repeated := self._repeated(run, stream, kind, checked, named)) is not None:
-                return repeated
-            if expected_version not in (ANY, version):
-                raise Conflict(
-                    f"stream {aggregate_id!r} is at version {version}, not {expected_version}",
-                    hint="Somebody appended to it: read on from there, then decide again",
-                    expected=expected_version,
-                    actual=version,
-                )
-            if checked:
-                now = run.now
-                rows = [
-                    (id or new, stream, kind, event_type, data, metadata, now, number, *rest)
-                    for number, new, (event_type, data, metadata, id, *rest) in zip(
-                        count(version + 1), new_ids(now, len(checked)), checked, strict=False
-                    )
-                ]
-                run.insert_many(EVENTS.insertion, rows)
-            return version + len(checked)
-
-    def _append_one(self, stream: str, kind: str, event: _Checked, expected: int) -> int | None:
-        """The common case in one statement; None when the expected version is not the stream's, or somebody got in between."""
-        try:
-            return self._append_next(stream, kind, event, expected)
-        except Conflict as error:
-            if error.data.get("kind") != "unique":
-                raise
-            return None
-
-    def _append_next(self, stream: str, kind: str, event: _Checked, expected: int) -> int | None:
-        event_type, data, metadata, _, schema_version, correlation, causation = event
-        with self._scope.write() as run:
-            now = run.now
-            params = {
-                "id": new_id(now),
-                "aggregate": stream,
-                "type": kind,
-                "event_type": event_type,
-                "event_data": data,
-                "metadata": metadata,
-                "now": now,
-                "schema_version": schema_version,
-                "correlation": correlation,
-                "causation": causation,
-                "expected": expected,
-                "number": expected + 1,
-            }
-            if expected == ANY:
-                row = run.one(_APPEND_ANY, params)
-                return None if row is None else int(row[0])
-            return expected + 1 if run.run(_APPEND_NEXT, params) else None
+            return append_all(run, appends)
 
     def version(self, aggregate_id: str, *, type: str) -> int:
         """The number of a stream's last event; 0 when it has none."""
         with self._scope.read() as run:
-            return self._version(run, aggregate_id, type)
-
-    def _version(self, run: Executor, stream: str, kind: str) -> int:
-        row = run.one(_VERSION, {"aggregate": stream, "type": kind})
-        return 0 if row is None else int(row[0])
-
-    def _repeated(self, run: Executor, stream: str, kind: str, events: Sequence[_Checked], ids: Sequence[str]) -> int | None:
-        """The version an append of just these events has led to before; None when none of them is stored."""
-        known = {event.id: event for event in EVENTS.load_all(run.all(_KNOWN, {"ids": codec.encode(ids)}))}
-        if not known:
-            return None
-        asked = [(id, stream, kind, event_type, data) for event_type, data, _, id, *_ in events]
-        there = [
-            (event.id, event.aggregate_id, event.aggregate_type, event.event_type, codec.encode(event.event_data))
-            for event in known.values()
-        ]
-        if sorted(there) == sorted((id or "", *rest) for id, *rest in asked):
-            return max(event.sequence_number for event in known.values())
-        id = next(iter(known))
-        raise Conflict(f"event {id!r} is stored already", hint="Repeat an append as it was, or give new ids", id=id)
+            return version_of(run, aggregate_id, type)
 
     def read(
-        self, aggregate_id: str, *, type: str | None = None, after: int = 0, until: int | None = None, limit: int | None = None
+        self,
+        aggregate_id: str,
+        *,
+        type: str | None = None,
+        after: int = 0,
+        until: int | None = None,
+        limit: int | None = None,
+        backward: bool = False,
     ) -> list[Event]:
-        """A stream's events with numbers above `after` and up to `until`, in order; at most `limit`.
+        """A stream's events with numbers above `after` and up to `until`, in order, or from the last one `backward`; at most `limit`.
 
-        Without `type`, the events of every stream with this aggregate id.
+        Without `type`, the events of every stream with this aggregate id, number by number. A `limit` must not come between two that
+        have the same number: `InvalidValue` asks for the type then.
         """
-        params = {
-            "aggregate": aggregate_id,
-            "type": type,
-            "after": codec.integer(after, "after", 0),
-            "until": _EVERYTHING if until is None else codec.integer(until, "until", 0),
-            "limit": _EVERYTHING if limit is None else codec.integer(limit, "limit", 0),
-        }
+        reading = StreamReading(aggregate_id, type, after, until, backward)
+        most = FOREVER if limit is None else codec.integer(limit, "limit", 0)
         with self._scope.read() as run:
-            return EVENTS.load_all(run.all(_READ, params))
+            events = self.mapping.load_all(reading.page(run, most if type is not None else min(most, FOREVER - 1) + 1))
+        if len(events) > most:
+            del events[most + 1 :]
+            beyond = events.pop()
+            if events and beyond.sequence_number == events[-1].sequence_number:
+                raise InvalidValue(
+                    f"streams of the types {events[-1].aggregate_type!r} and {beyond.aggregate_type!r} share the id {aggregate_id!r}",
+                    hint="Give the type to read in parts",
+                )
+        return events
 
-    def read_all(self, *, after: int = 0, types: Iterable[str] | None = None, limit: int = PAGE) -> list[Event]:
-        """Events of every stream with positions above `after`, in order; at most `limit`. Go on from the last one's position."""
-        params = {"after": codec.integer(after, "after", 0), "limit": codec.integer(limit, "limit", 0)}
+    def walk_stream(
+        self, aggregate_id: str, *, type: str | None = None, after: int = 0, until: int | None = None, backward: bool = False
+    ) -> Iterator[Event]:
+        """What `read` gives, read in pages: memory stays the same however long the stream is."""
+        for rows in pages(self._scope, StreamReading(aggregate_id, type, after, until, backward)):
+            yield from self.mapping.load_all(rows)
+
+    def read_all(
+        self,
+        *,
+        after: int = 0,
+        before: int | None = None,
+        types: Iterable[str] | None = None,
+        correlation: str | None = None,
+        causation: str | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        backward: bool = False,
+        limit: int = PAGE,
+    ) -> list[Event]:
+        """Events of every stream in order of position, or the newest first `backward`; at most `limit`.
+
+        Those with positions above `after` and below `before`; of these types; with this correlation or causation id; with times from
+        `since` up to before `until`. Go on after the last one's position, or backward before it.
+        """
+        reading = LogReading(after, before, types, correlation, causation, since, until, backward)
+        most = codec.integer(limit, "limit", 0)
         with self._scope.read() as run:
-            if types is None:
-                return EVENTS.load_all(run.all(_READ_ALL, params))
-            return EVENTS.load_all(run.all(_READ_TYPES, {**params, "types": codec.seal(list(types), "types")[1]}))
+            return self.mapping.load_all(reading.page(run, most))
 
-    def walk(self, *, after: int = 0, types: Sequence[str] | None = None) -> Iterator[Event]:
-        """Every event above a position, in order, read in pages."""
-        while page := self.read_all(after=after, types=types):
-            yield from page
-            after = page[-1].position
+    def walk(
+        self,
+        *,
+        after: int = 0,
+        before: int | None = None,
+        types: Iterable[str] | None = None,
+        correlation: str | None = None,
+        causation: str | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        backward: bool = False,
+    ) -> Iterator[Event]:
+        """Every event that `read_all` would give, read in pages: memory stays the same however many there are."""
+        for rows in pages(self._scope, LogReading(after, before, types, correlation, causation, since, until, backward)):
+            yield from self.mapping.load_all(rows)
 
     def last_position(self) -> int:
         """The position of the newest event; 0 when there is none."""
         with self._scope.read() as run:
             return int((run.one(_HEAD) or [0])[0])
 
-    def fold(self, aggregate_id: str, initial: S, apply: Callable[[S, Event], S], *, type: str, until: int | None = None) -> S:
-        """The state a stream adds up to: `apply` over its events in order, from `initial`, up to number `until`."""
+    def fold(
+        self,
+        aggregate_id: str,
+        initial: S,
+        apply: Callable[[S, Event], S],
+        *,
+        type: str,
+        until: int | None = None,
+        snapshot: Snapshots | None = None,
+    ) -> S:
+        """The state a stream adds up to: `apply` over its events in order, from `initial`, up to number `until`.
+
+        With `snapshot` it goes on from the newest usable snapshot, and keeps a new one at the end of the stream when that is far
+        enough. A snapshot that is damaged, or of another version, counts as not there.
+        """
         state, after = initial, 0
-        while page := self.read(aggregate_id, type=type, after=after, until=until, limit=PAGE):
-            for event in page:
+        if snapshot is not None and (found := snapshot.latest(self._scope, aggregate_id, type, FOREVER if until is None else until)):
+            state, after = found
+        number = after
+        for rows in pages(self._scope, StreamReading(aggregate_id, type, after, until, backward=False)):
+            events = self.mapping.load_all(rows)
+            for event in events:
                 state = apply(state, event)
-            after = page[-1].sequence_number
+            number = events[-1].sequence_number
+        if snapshot is not None and until is None and number - after >= snapshot.every:
+            snapshot.keep(self._scope, aggregate_id, type, number, state)
         return state
+
+    def seal(self, *, block: int = seals.BLOCK) -> Seal | None:
+        """Adds links to the hash chain over all events since the newest, each over `block` of them at most; returns the newest.
+
+        Its `hash` vouches for every event up to its `position`. None in a store without events. Nobody who appends waits for it, and
+        several may seal at once.
+        """
+        return seals.seal(self._scope, codec.integer(block, "block", 1))
+
+    def verify(self, *, head: str | None = None) -> seals.Audit:
+        """Reads every link of the hash chain and every event under it again, and says whether they match, or where they do not.
+
+        Whoever can write everything can write the chain anew: a `head` kept elsewhere, the hash of a seal, must be part of it.
+        """
+        return seals.verify(self._scope, None if head is None else codec.text(head, "head"))
+
+    # Consumers
+
+    def subscribe(self, name: str, *, types: Iterable[str] | None = None, start: Start = 0) -> Subscription:
+        """The durable consumer of that name, for events of these types; a new one begins after position `start`, or `now`.
+
+        Where there is one it goes on from where it was. Raises `Conflict` when the name is a group's.
+        """
+        wanted = checked_types(types)
+        cursor = Cursor.established(self._scope, name, ConsumerKind.SUBSCRIPTION, start)
+        return Subscription(self._scope, self._begin, self.mapping, cursor, wanted)
+
+    def group(self, name: str, *, types: Iterable[str] | None = None, start: Start = 0, max_attempts: int = MAX_ATTEMPTS) -> ConsumerGroup:
+        """The group of competing consumers of that name; see `subscribe`. What fails `max_attempts` times is parked."""
+        wanted, most = checked_types(types), codec.integer(max_attempts, "max_attempts", 1)
+        cursor = Cursor.established(self._scope, name, ConsumerKind.GROUP, start)
+        return ConsumerGroup(self._scope, self._begin, self.mapping, cursor, wanted, most)
+
+    def project(self, projection: Projection, *, types: Iterable[str] | None = None) -> Projector:
+        """What builds a projection from events of these types, and keeps it up with them. Nothing happens yet."""
+        return Projector(self._scope, self._begin, self.mapping, projection, types)
+
+    def live(self, name: str) -> str | None:
+        """The slot in which readers find the projection of that name; see `Projector.live`."""
+        return live_slot(self._scope, name)
+
+    def consumers(self) -> Sequence[Consumer]:
+        """Every subscription, group and slot of a projection, by name: how far it is, and what it has failed at."""
+        with self._scope.read() as run:
+            return consumers(run)
+
+    def follow(
+        self,
+        *,
+        after: int = 0,
+        types: Iterable[str] | None = None,
+        limit: int = PAGE,
+        timeout: float | None = None,
+        stop: Stop | None = None,
+    ) -> Iterator[Event]:
+        """Events above a position, in order, and then those to come; read at most `limit` at a time. Nothing is written.
+
+        It ends when nothing has come for `timeout` seconds, or soon after `stop()` is true. Raises `StoreError` inside a transaction,
+        and `Unsupported` where nothing can block.
+        """
+        return Follower(self._scope, self.mapping, after, checked_types(types), limit, timeout, stop).events()
+
+    def follow_async(
+        self,
+        *,
+        after: int = 0,
+        types: Iterable[str] | None = None,
+        limit: int = PAGE,
+        timeout: float | None = None,
+        stop: Stop | None = None,
+    ) -> AsyncIterator[Event]:
+        """`follow`, for `async for`: the event loop goes on while there is nothing."""
+        return Follower(self._scope, self.mapping, after, checked_types(types), limit, timeout, stop).events_async()
 
     # Events are facts: the plain verbs that would change one refuse, and so does the database itself.
 
@@ -261,21 +301,3 @@ class Events(Repository[Event]):
 
 def _append_only() -> Unsupported:
     return Unsupported("events are append-only", hint="Append a new event that says what changed")
-
-
-_Checked = tuple[str, str, str | None, str | None, int, str | None, str | None]
-"""An event's type, data, metadata, id, schema version, correlation and causation, each as it is stored."""
-
-
-def _check(event: NewEvent) -> _Checked:
-    if not isinstance(event, NewEvent):
-        raise InvalidValue(f"{event!r} is no event to append", hint="Give NewEvent(type, data)")
-    return (
-        codec.text(event.type, "event type"),
-        codec.seal(event.data, "event data")[1],
-        None if event.metadata is None else codec.seal(event.metadata, "event metadata")[1],
-        None if event.id is None else codec.text(event.id, "event id"),
-        codec.integer(event.schema_version, "schema version", 1),
-        None if event.correlation_id is None else codec.text(event.correlation_id, "correlation id"),
-        None if event.causation_id is None else codec.text(event.causation_id, "causation id"),
-    )

@@ -1,6 +1,7 @@
 """The engines that must keep every promise. What is special to one is said here; the tests name none."""
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -14,6 +15,7 @@ from sqlalchemy import Table, text
 
 from ruv_swarm_store import Store
 from ruv_swarm_store.engines import IN_BROWSER, Capabilities
+from ruv_swarm_store.errors import Closed
 from ruv_swarm_store.schema import Json
 
 if IN_BROWSER:
@@ -21,6 +23,10 @@ if IN_BROWSER:
     from pyodide.ffi import run_sync
     from realm import scratch
     from sqljs_dbapi import storage
+
+
+JOURNALED = os.environ.get("RUV_SWARM_TEST_JOURNAL") == "1"
+"""Whether every store is opened with journal=True, and must agree with its journal at the end of its test."""
 
 
 class Database:
@@ -33,12 +39,15 @@ class Database:
         self._server = server
         self.address = self.place(directory, absent)
         self._stores: list[Store] = []
+        self._damaged = False
 
     def place(self, directory: Path, absent: bool) -> str | None:
         """Its address; there must be nothing yet if it is to be `absent`, otherwise the schema may be in place."""
         raise NotImplementedError
 
     def open(self, **options: Any) -> Store:
+        if JOURNALED and not options.get("read_only"):
+            options.setdefault("journal", True)
         store = Store.open(self.address, **options)
         self._stores.append(store)
         return store
@@ -47,17 +56,29 @@ class Database:
         """Puts into one row what the store itself would refuse; for JSON, if not this value then another that cannot be read."""
         raise NotImplementedError
 
+    def unguard(self, store: Store, table: Table) -> None:
+        """Takes away what keeps an append-only table's rows from being changed."""
+        raise NotImplementedError
+
     def close(self) -> None:
         for store in self._stores:
+            if JOURNALED and not self._damaged:
+                with suppress(Closed):
+                    assert (found := store.journal.rebuild()).agrees, found.differences
             store.close()
 
 
 class _SQLite(Database):
     def damage(self, store: Store, table: Table, key: str, id: str, column: str, value: str) -> None:
+        self._damaged = True
         with store.transaction() as work:
             work.execute(text("PRAGMA ignore_check_constraints=ON"))
             work.execute(text(f"UPDATE {table.name} SET {column} = :value WHERE {key} = :id"), {"value": value, "id": id})
             work.execute(text("PRAGMA ignore_check_constraints=OFF"))
+
+    def unguard(self, store: Store, table: Table) -> None:
+        for verb in ("update", "delete"):
+            store.execute(text(f"DROP TRIGGER {table.name}_no_{verb}"))
 
 
 class File(_SQLite):
@@ -112,6 +133,7 @@ class PostgreSQL(Database):
         return self._server.new(absent=absent)
 
     def damage(self, store: Store, table: Table, key: str, id: str, column: str, value: str) -> None:
+        self._damaged = True
         with store.transaction() as work:
             if isinstance(table.c[column].type, Json):
                 # The column takes nothing but JSON; of that, a number beyond every float is what no reader takes.
@@ -120,6 +142,9 @@ class PostgreSQL(Database):
                 work.execute(text(f"ALTER TABLE {table.name} DROP CONSTRAINT ck_{table.name}_{column}"))
                 cast = "TEXT"
             work.execute(text(f"UPDATE {table.name} SET {column} = CAST(:value AS {cast}) WHERE {key} = :id"), {"value": value, "id": id})
+
+    def unguard(self, store: Store, table: Table) -> None:
+        store.execute(text(f"DROP TRIGGER {table.name}_append_only ON {table.name}"))
 
     def close(self) -> None:
         super().close()

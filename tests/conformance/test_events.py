@@ -1,10 +1,17 @@
 """Events: numbered without gaps, appended once, changed never."""
 
-import pytest
-from sqlalchemy import delete, insert, update
+import random
+import threading
+import time
+from datetime import UTC, datetime, timedelta
 
-from ruv_swarm_store import ANY, Conflict, Event, InvalidValue, NewEvent, Store, schema
-from ruv_swarm_store.errors import StoreError, Unsupported
+import crew
+import pytest
+from sqlalchemy import delete, insert, select, update
+
+from ruv_swarm_store import ANY, EXISTS, NONE, Append, Conflict, Event, InvalidValue, NewEvent, Store, Upcasters, schema
+from ruv_swarm_store.errors import CorruptRow, SchemaMismatch, StoreError, Unsupported
+from ruv_swarm_store.events import reading
 
 
 def append(store, stream="a", *names, kind="thing", **options):
@@ -52,6 +59,21 @@ def test_an_expected_version_must_be_the_stream_s(store: Store):
     assert store.events.count() == 4
 
 
+def test_a_stream_may_be_expected_to_exist_or_not_to(store: Store):
+    for names in (["1"], ["1", "2"], []):
+        with pytest.raises(Conflict) as caught:
+            append(store, "a", *names, expected_version=EXISTS)
+        assert caught.value.data == {"expected": EXISTS, "actual": 0}
+    assert append(store, "a", "1", expected_version=NONE) == 1
+    assert append(store, "a", "2", expected_version=EXISTS) == 2
+    assert append(store, "a", "3", "4", expected_version=EXISTS) == 4
+    assert append(store, "a", expected_version=EXISTS) == 4
+    for names in (["5"], ["5", "6"], []):
+        with pytest.raises(Conflict) as caught:
+            append(store, "a", *names, expected_version=NONE)
+        assert caught.value.data == {"expected": NONE, "actual": 4}
+
+
 def test_appending_nothing_still_checks_the_version(store: Store):
     append(store, "a", "1")
     assert append(store, "a") == append(store, "a", expected_version=1) == 1
@@ -59,7 +81,7 @@ def test_appending_nothing_still_checks_the_version(store: Store):
         append(store, "a", expected_version=0)
 
 
-@pytest.mark.parametrize("version", [-2, 1.0, None, "0", True])
+@pytest.mark.parametrize("version", [-3, 1.0, None, "0", True])
 def test_a_version_is_a_number(store: Store, version):
     with pytest.raises(InvalidValue):
         append(store, "a", "1", expected_version=version)
@@ -73,6 +95,75 @@ def test_a_batch_is_appended_whole_or_not_at_all(store: Store):
         with pytest.raises(InvalidValue):
             store.events.append(**{"aggregate_id": "a", "events": [NewEvent("t")], "type": "thing", **options})
     assert store.events.count() == 0
+
+
+# Several streams at once
+
+
+def test_several_streams_are_appended_to_in_one_piece(store: Store):
+    append(store, "b", "0")
+    with store.transaction() as work:
+        versions = work.events.append_many(
+            [
+                Append("a", [NewEvent("1"), NewEvent("2")], "thing", NONE),
+                Append("b", [NewEvent("3")], "thing", EXISTS),
+                Append("a", [NewEvent("4")], "other", NONE),
+                Append("c", [], "thing", 0),
+                Append("a", [NewEvent("5")], "thing", 2),
+                Append("b", [NewEvent("6")], "thing"),
+            ]
+        )
+    assert versions == [2, 2, 1, 0, 3, 3]
+    everything = store.events.read_all()
+    assert "".join(event.event_type for event in everything) == "0123456"
+    assert [event.position for event in everything[1:]] == list(range(everything[1].position, everything[1].position + 6))
+    assert [event.sequence_number for event in store.events.read("a", type="thing")] == [1, 2, 3]
+    assert store.events.append_many([]) == []
+
+
+def test_several_streams_are_appended_to_all_or_none(store: Store):
+    append(store, "b", "0")
+    good = Append("a", [NewEvent("1")], "thing", NONE)
+    for wrong, expected, actual in (
+        (Append("b", [NewEvent("2")], "thing", NONE), NONE, 1),
+        (Append("b", [NewEvent("2")], "thing", 2), 2, 1),
+        (Append("a", [NewEvent("2")], "thing", NONE), NONE, 1),
+        (Append("c", [NewEvent("2")], "thing", EXISTS), EXISTS, 0),
+        (Append("c", [], "thing", EXISTS), EXISTS, 0),
+    ):
+        with pytest.raises(Conflict) as caught:
+            store.events.append_many([good, wrong])
+        assert caught.value.data == {"expected": expected, "actual": actual, "index": 1}
+    for nonsense in ("a", NewEvent("t"), Append("b", [NewEvent("t", float("nan"))], "thing"), Append(5, [], "thing")):
+        with pytest.raises(InvalidValue):
+            store.events.append_many([good, nonsense])
+    assert [event.event_type for event in store.events.read_all()] == ["0"]
+
+
+def test_appending_to_several_streams_may_be_repeated(store: Store):
+    append(store, "b", "0")
+    batch = [
+        Append("a", [NewEvent("t", {"b": 1, "a": 1e16}, id="e-1")], "thing", NONE),
+        Append("b", [NewEvent("t", id="e-2"), NewEvent("t", id="e-3")], "thing", 1),
+        Append("b", [], "thing"),
+        Append("a", [NewEvent("t", id="e-4")], "thing", 1),
+    ]
+    assert store.events.append_many(batch) == [1, 3, 3, 2]
+    append(store, "a", "later")
+    assert store.events.append_many(batch) == [1, 3, 1, 2], "as it was before its first event"
+    assert store.events.count() == 6
+    for other in (
+        [*batch, Append("c", [NewEvent("t", id="e-5")], "thing")],
+        [*batch, Append("c", [NewEvent("t")], "thing")],
+        [Append("b", [NewEvent("t", id="e-1")], "thing")],
+        [Append("a", [NewEvent("t", {"b": 2, "a": 1e16}, id="e-1")], "thing")],
+        [Append("a", [NewEvent("other", id="e-4")], "thing")],
+    ):
+        with pytest.raises(Conflict, match="e-"):
+            store.events.append_many(other)
+    with pytest.raises(InvalidValue, match="same id"):
+        store.events.append_many([Append("x", [NewEvent("t", id="x")], "thing"), Append("y", [NewEvent("t", id="x")], "thing")])
+    assert store.events.count() == 6
 
 
 # Idempotence
@@ -157,6 +248,232 @@ def test_walk_and_fold_go_past_a_page(store: Store):
     assert store.events.fold("a", 0, lambda total, event: total + event.event_data, type="sum", until=1_001) == sum(range(1_001))
     assert store.events.fold("a", [], lambda seen, event: [*seen, event.event_data], type="sum", until=3) == [0, 1, 2]
     assert store.events.fold("nothing", "initial", lambda state, event: state + 1, type="sum") == "initial"
+
+
+def test_reading_goes_backward_as_well(store: Store):
+    append(store, "a", *"abcdefghij")
+    append(store, "b", *"klm")
+
+    def names(events):
+        return "".join(event.event_type for event in events)
+
+    assert names(store.events.read("a", type="thing", backward=True)) == names(store.events.read("a", backward=True)) == "jihgfedcba"
+    for options in ({"type": "thing"}, {}):
+        assert names(store.events.read("a", backward=True, limit=3, **options)) == "jih"
+        assert names(store.events.read("a", backward=True, after=3, until=6, **options)) == "fed"
+        assert names(store.events.read("a", backward=True, after=3, until=6, limit=2, **options)) == "fe"
+        assert names(store.events.walk_stream("a", backward=True, after=2, **options)) == "jihgfedc"
+    assert names(store.events.read_all(backward=True)) == names(store.events.walk(backward=True)) == "mlkjihgfedcba"
+    page = store.events.read_all(backward=True, limit=4)
+    assert names(page) == "mlkj"
+    assert names(store.events.read_all(backward=True, before=page[-1].position, limit=2)) == "ih"
+    assert names(store.events.read_all(backward=True, before=page[-1].position, after=page[-1].position - 2)) == "i"
+    assert names(store.events.read_all(before=page[-1].position, types=["a", "i", "j"], backward=True)) == "ia"
+
+
+def test_streams_that_share_an_id_are_read_number_by_number(store: Store, monkeypatch):
+    append(store, "a", "x1", "x2", kind="x")
+    append(store, "a", "1", "2", "3", kind="")
+    append(store, "a", "y1", kind="y")
+    order = ["1", "x1", "y1", "2", "x2", "3"]
+    assert [event.event_type for event in store.events.read("a")] == order
+    assert [event.event_type for event in store.events.read("a", backward=True)] == order[::-1]
+    assert [event.event_type for event in store.events.read("a", after=1, until=2)] == ["2", "x2"]
+    assert [event.event_type for event in store.events.read("a", after=1, until=2, backward=True)] == ["x2", "2"]
+    for size in (1, 2, 4):
+        monkeypatch.setattr(reading, "FIRST_PAGE", size)
+        monkeypatch.setattr(reading, "PAGE", size)
+        assert [event.event_type for event in store.events.walk_stream("a")] == order
+        assert [event.event_type for event in store.events.walk_stream("a", backward=True)] == order[::-1]
+    # What cannot be gone on from is not given out as a page.
+    assert [len(store.events.read("a", limit=limit)) for limit in (0, 3, 5, 6, 7)] == [0, 3, 5, 6, 6]
+    for limit in (1, 2, 4):
+        with pytest.raises(InvalidValue, match="type"):
+            store.events.read("a", limit=limit)
+    assert [event.event_type for event in store.events.read("a", backward=True, limit=1)] == ["3"]
+
+
+def test_events_are_found_by_what_they_belong_to_and_came_from(store: Store):
+    store.events.append("order", [NewEvent("placed"), NewEvent("paid", correlation_id="own")], type="order")
+    placed, paid = store.events.read("order")
+    assert (placed.correlation_id, placed.causation_id, paid.correlation_id, paid.causation_id) == (None, None, "own", None)
+    store.events.append("parcel", [NewEvent("packed"), NewEvent("sent")], type="parcel", cause=placed)
+    packed, sent = store.events.read("parcel")
+    assert {(event.correlation_id, event.causation_id) for event in (packed, sent)} == {(placed.id, placed.id)}
+    store.events.append_many(
+        [
+            Append(
+                "parcel", [NewEvent("delivered"), NewEvent("signed", correlation_id="mine", causation_id="other")], "parcel", cause=sent
+            ),
+            Append("invoice", [NewEvent("closed")], "invoice", cause=paid),
+        ]
+    )
+    found = {event.event_type: event for event in store.events.read_all(after=sent.position)}
+    assert (found["delivered"].correlation_id, found["delivered"].causation_id) == (placed.id, sent.id)
+    assert (found["signed"].correlation_id, found["signed"].causation_id) == ("mine", "other")
+    assert (found["closed"].correlation_id, found["closed"].causation_id) == ("own", paid.id)
+
+    def names(**options):
+        return [event.event_type for event in store.events.read_all(**options)]
+
+    assert names(correlation=placed.id) == ["packed", "sent", "delivered"]
+    assert names(correlation=placed.id, backward=True, limit=2) == ["delivered", "sent"]
+    assert names(correlation=placed.id, types=["sent", "delivered", "closed"]) == ["sent", "delivered"]
+    assert names(correlation="own") == ["paid", "closed"]
+    assert names(causation=placed.id) == ["packed", "sent"]
+    assert names(causation=sent.id, correlation=placed.id) == ["delivered"]
+    assert names(causation="nothing") == names(correlation="") == []
+    with pytest.raises(InvalidValue, match="cause"):
+        store.events.append("a", [NewEvent("t")], type="x", cause="e-1")
+
+
+def test_events_are_found_by_time(store: Store, clock):
+    start = clock.now
+    for n, step in enumerate([0, 10, 10, 0, -15, 30, 5]):  # a clock may be put back: order is by position nevertheless
+        clock.advance(ms=step)
+        append(store, "a", str(n), kind="x")
+    # at         0  10 20 20  5  35 40
+    for since, until, expected in (
+        (None, None, "0123456"), (0, 41, "0123456"), (10, 20, "1"), (10, 21, "123"), (5, 20, "14"), (20, None, "2356"),
+        (None, 10, "04"), (41, None, ""), (None, 0, ""), (21, 35, ""), (30, 20, ""),
+    ):  # fmt: skip
+        options = {
+            "since": None if since is None else start + since,
+            "until": None if until is None else datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=start + until),
+        }
+        assert "".join(event.event_type for event in store.events.read_all(**options)) == expected, (since, until)
+        assert "".join(event.event_type for event in store.events.walk(**options, backward=True)) == expected[::-1]
+        ours = [event.event_type for event in store.events.read_all(**options, types=list("012345"), limit=2)]
+        assert ours == list(expected.replace("6", ""))[:2]
+    with pytest.raises(InvalidValue, match="time zone"):
+        store.events.read_all(since=datetime(2030, 1, 1))  # noqa: DTZ001 - a naive one
+
+
+@pytest.mark.parametrize("kinds", [1, 2, reading.MERGED, reading.MERGED + 1])
+def test_events_of_several_types_come_in_one_order_page_by_page(store: Store, kinds, monkeypatch):
+    names = [f"t{n % 12}" for n in range(120)]
+    append(store, "a", *names)
+    wanted = [f"t{n}" for n in range(kinds)]
+    expected = [name for name in names if name in wanted]
+    monkeypatch.setattr(reading, "FIRST_PAGE", 7)
+    monkeypatch.setattr(reading, "PAGE", 7)
+    for backward in (False, True):
+        assert [event.event_type for event in store.events.walk(types=[*wanted, wanted[0]], backward=backward)] == (
+            expected[::-1] if backward else expected
+        )
+
+
+def test_memory_bears_a_walk_however_heavy_the_events(store: Store, monkeypatch):
+    store.events.append("a", [NewEvent("t", "x" * 1_000)] * 250, type="thing")
+    monkeypatch.setattr(reading, "WEIGHT", 20_000)
+    sizes = []
+    load_all = type(store.events.mapping).load_all
+    monkeypatch.setattr(type(store.events.mapping), "load_all", lambda self, rows: sizes.append(len(rows)) or load_all(self, rows))
+    for walk in (store.events.walk(), store.events.walk_stream("a", type="thing")):
+        sizes.clear()
+        assert sum(1 for _ in walk) == 250
+        assert max(sizes[1:]) < 20
+        assert sum(sizes) == 250
+
+
+# What others see while transactions are open
+
+
+@pytest.mark.needs("threads")
+def test_who_follows_the_log_misses_no_event_that_is_committed_late(database):
+    """Writers hold their transactions open at random after they have appended; a reader follows by position all the while."""
+    writers, rounds = 4, 12
+    store = database.open()
+    done = threading.Event()
+    followed: list[Event] = []
+
+    def follow() -> None:
+        last = False
+        while not last:
+            last = done.is_set()
+            while page := store.events.read_all(after=followed[-1].position if followed else 0, limit=7):
+                followed.extend(page)
+
+    def write(number: int, barrier: threading.Barrier) -> None:
+        waits = random.Random(number)
+        barrier.wait()
+        for n in range(rounds):
+            with store.transaction() as work:
+                work.config.set(f"begun-{number}", n)
+                work.events.append(f"s-{number}", [NewEvent("t", n)], type="x")
+                time.sleep(waits.choice([0, 0.001, 0.004]))
+                work.events.append("shared", [NewEvent("t", n)] * 2, type="x")
+
+    reader = threading.Thread(target=follow)
+    reader.start()
+    try:
+        crew.in_threads(writers, write)
+    finally:
+        done.set()
+        reader.join()
+    assert followed == list(store.events.walk())
+    assert len(followed) == writers * rounds * 3
+
+
+# Old forms
+
+
+def test_old_events_are_read_in_their_newest_form(database, clock):
+    known = Upcasters()
+    store = database.open(clock=clock, upcasters=known)
+    store.events.append("a", [NewEvent("moved", {"x": 1}), NewEvent("other", 5)], type="x")
+    known.register("moved", 1)(lambda data: {"x": data["x"], "y": 0})
+    store.events.append("a", [NewEvent("moved", {"x": 1, "y": 2})], type="x")
+    known.register("moved", 2)(lambda data: {"at": [data["x"], data["y"]]})
+    store.events.append("a", [NewEvent("moved", {"at": [3, 3]}), NewEvent("moved", {"x": 4}, schema_version=1)], type="x")
+    reads = {
+        "read": store.events.read("a"),
+        "read_all": store.events.read_all(),
+        "walk": list(store.events.walk()),
+        "walk_stream": list(store.events.walk_stream("a", type="x")),
+        "find_all": store.events.find_all(),
+        "query": store.events.query().order_by(schema.events.c.position).all(),
+        "get": [store.events.get(event.id) for event in store.events.read("a")],
+        "fold": store.events.fold("a", [], lambda seen, event: [*seen, event], type="x"),
+    }
+    with store.transaction() as work:
+        reads["unit of work"] = work.events.read("a")
+        with work.transaction() as inner:
+            reads["savepoint"] = inner.events.read("a")
+    for name, events in reads.items():
+        data = [event.event_data if event.event_type == "other" else event.event_data["at"] for event in events]
+        assert data == [[1, 0], 5, [1, 2], [3, 3], [4, 0]], name
+        assert [event.schema_version for event in events] == [3, 1, 3, 3, 3], name
+    c = schema.events.c
+    assert [tuple(row) for row in store.execute(select(c.event_data, c.schema_version).order_by(c.position))] == [
+        ({"x": 1}, 1), (5, 1), ({"x": 1, "y": 2}, 2), ({"at": [3, 3]}, 3), ({"x": 4}, 1),
+    ]  # fmt: skip
+    repeated = [NewEvent("moved", {"x": 9}, id="e-1", schema_version=1)]
+    assert [store.events.append("b", repeated, type="x") for _ in "12"] == [1, 1], "what is stored counts"
+
+
+def test_a_form_from_which_nothing_leads_on_is_an_error(database):
+    known = Upcasters()
+    store = database.open(upcasters=known)
+    append(store, "a", "moved")
+    [event] = store.events.read("a")
+    known.register("moved", 2)(lambda data: data)
+    with pytest.raises(SchemaMismatch, match="from 1 to 3"):
+        store.events.read("a")
+    known.register("moved", 1)(lambda data: data["no such key"])
+    with pytest.raises(CorruptRow, match="from schema version 1 to 2") as caught:
+        store.events.read("a")
+    assert (caught.value.data["id"], caught.value.data["column"]) == (event.id, "event_data")
+    assert isinstance(caught.value.__cause__, TypeError)
+    with pytest.raises(InvalidValue, match="already"):
+        known.register("moved", 1)(lambda data: data)
+    for wrong in ((5, 1), ("t", 0), ("t", "1")):
+        with pytest.raises(InvalidValue):
+            known.register(*wrong)
+    store.events.append("b", [NewEvent("newer", schema_version=3)], type="thing")
+    known.register("newer", 1)(lambda data: data)
+    with pytest.raises(SchemaMismatch, match="newer code"):
+        store.events.read("b")
 
 
 # Append only

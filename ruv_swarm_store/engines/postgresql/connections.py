@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.types.numeric import Int8Dumper
-from sqlalchemy import Connection, Executable, Row, Select, Table
+from sqlalchemy import Connection, Dialect, Executable, Row, Select, Table
 
 from ruv_swarm_store.engines import alchemy
 from ruv_swarm_store.engines.constructs import Insertion
@@ -94,6 +94,10 @@ class PostgreSQLExecutor(Executor):
         """Savepoints that have ended here and not yet there."""
         self._hooks: list[Callable[[], object]] = []
         self._marks: list[int] = []
+
+    @property
+    def dialect(self) -> Dialect:
+        return _DIALECT
 
     @property
     def holding(self) -> bool:  # type: ignore[override]  # pyright: ignore[reportIncompatibleVariableOverride]

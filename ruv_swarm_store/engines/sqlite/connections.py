@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import sqlalchemy
-from sqlalchemy import Connection, Executable, Row, Select, Table
+from sqlalchemy import Connection, Dialect, Executable, Row, Select, Table
 from sqlalchemy.pool import StaticPool
 
 from ruv_swarm_store.engines import alchemy
@@ -41,6 +41,10 @@ class SQLiteExecutor(Executor):
         self._timeout = options.timeout
         self._trace = options.trace
         self._execute: Callable[..., sqlite3.Cursor] = self._plain()
+
+    @property
+    def dialect(self) -> Dialect:
+        return self._driver.dialect
 
     def _plain(self) -> Callable[..., sqlite3.Cursor]:
         return self.raw.execute if self._trace is None else self._traced
@@ -203,6 +207,47 @@ class Reader(SQLiteExecutor):
         self.raw.close()
         self._alchemy = None
         self._execute = self._resume
+
+    def hold_still(self) -> None:
+        """Sees the database as it is now until `let_go`; call it with the lock held."""
+        self.let_go()
+        self._say("BEGIN")
+        self.ask("SELECT count(*) FROM sqlite_master")  # BEGIN alone holds nothing
+
+    def let_go(self) -> None:
+        """Ends what `hold_still` began, if it lasts."""
+        if self.is_still():
+            self._say("COMMIT")
+
+    def is_still(self) -> bool:
+        """Whether what `hold_still` began has lasted until now: closing the connection ends it, as before a fork."""
+        try:
+            return self._refusal is None and self.raw.in_transaction
+        except self._driver.Error:
+            return False
+
+    def check_still(self) -> None:
+        """Raises `StoreError` unless it `is_still`."""
+        if not self.is_still():
+            raise StoreError("a fork closed the connection that held a snapshot", hint="Fork before it or after it")
+
+    def copy_log(self) -> int | None:
+        """Copies from the log into the database what no transaction keeps there; tells the last frame in it that is committed.
+
+        None while somebody else copies: then nothing is told.
+        """
+        frame = int(self.ask("PRAGMA wal_checkpoint(PASSIVE)", column=1))
+        return frame if frame >= 0 else None
+
+    def ask(self, sql: str, column: int = 0) -> Any:
+        """A column of the first row that a statement of SQLite's own gives."""
+        return self._say(sql).fetchone()[column]
+
+    def _say(self, sql: str) -> sqlite3.Cursor:
+        try:
+            return self._execute(sql)
+        except self._driver.Error as error:
+            raise self._failed(error) from error
 
     def _resume(self, sql: str = "SELECT 1", values: Sequence[Any] = ()) -> sqlite3.Cursor:
         self.raw = self._connect()

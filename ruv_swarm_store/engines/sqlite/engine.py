@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -22,8 +22,12 @@ from ruv_swarm_store import schema
 from ruv_swarm_store.engines.constructs import parameter
 from ruv_swarm_store.engines.engine import Capabilities, Engine, Options
 from ruv_swarm_store.engines.executor import Executor, Prepared
+from ruv_swarm_store.engines.image import Copied, Image
+from ruv_swarm_store.engines.log import Log
 from ruv_swarm_store.engines.sqlite.connections import Reader, SQLiteExecutor, Writer
 from ruv_swarm_store.engines.sqlite.driver import driver
+from ruv_swarm_store.engines.sqlite.image import FileImage, Overlay, opened, opened_log, unreadable
+from ruv_swarm_store.engines.sqlite.log import SQLiteLog
 from ruv_swarm_store.engines.sqlite.watch import Watch
 from ruv_swarm_store.errors import Closed, Conflict, StoreError, Unsupported
 
@@ -52,7 +56,8 @@ class SQLiteEngine(Engine):
     _writer: Writer | None
 
     def __init__(self, path: str | Path, options: Options) -> None:
-        self.path = str(Path(path).resolve())
+        self.file = Path(path).resolve()
+        self.path = str(self.file)
         self._open(f"sqlite:///{self.path}", options)
 
     def _open(self, name: str, options: Options) -> None:
@@ -318,18 +323,60 @@ class SQLiteEngine(Engine):
 
     @contextmanager
     def _snapshot(self) -> Iterator[Executor]:
+        with self.further_reader() as reader, reader:
+            reader.hold_still()
+            yield reader
+            reader.check_still()
+
+    @contextmanager
+    def further_reader(self) -> Iterator[Reader]:
+        """A reader that is no thread's."""
         with self._opening:
             reader = Reader(self._driver, self._open_reading(), self._statements, self._options, self._open_reading)
             self._readers.add(reader)
-        raw = reader.raw
-        with reader:
-            try:
-                raw.execute("BEGIN")
-                yield reader
-                if reader.raw is not raw:
-                    raise StoreError("a fork closed the snapshot's connection", hint="Fork before it or after it")
-            finally:
+        try:
+            yield reader
+        finally:
+            with reader:
                 reader.raw.close()
+
+    @contextmanager
+    def image(self) -> Iterator[Image]:
+        self._outside("an image")
+        with self.further_reader() as reader, ExitStack() as until:
+            with self.reading_files():
+                overlay = Overlay()
+                with opened_log(self.path) as log:  # most of it, before anybody has to wait
+                    overlay.read_on(log, None if self._options.read_only else reader.copy_log)
+                file = until.enter_context(opened(self.path))
+                with nullcontext() if self._options.read_only else self.transaction():
+                    until.enter_context(reader)
+                    reader.hold_still()
+                    in_wal = reader.ask("PRAGMA journal_mode") == "wal"
+                    log = until.enter_context(opened_log(self.path)) if in_wal else None
+                    overlay.read_on(log)
+                image = FileImage(file, log, overlay, reader, exact=not self._options.read_only)
+            yield image
+
+    def _outside(self, what: str) -> None:
+        if self._owner == threading.get_ident():
+            raise StoreError(f"{what} cannot be taken inside a transaction", hint="Leave the with block first")
+
+    def log(self) -> Log:
+        self._outside("a log")
+        if self._options.read_only:
+            raise Unsupported(f"the store at {self.name} was opened read-only", hint="Who keeps its log must be able to shorten it")
+        return SQLiteLog(self)
+
+    @contextmanager
+    def reading_files(self) -> Iterator[None]:
+        """Translates what reading the database's files by themselves raises."""
+        try:
+            yield
+        except self._driver.Error as error:
+            raise self._driver.translate(error, self._options.timeout, self.name) from error
+        except OSError as error:
+            raise unreadable(error) from error
 
     def numbers(self, run: Executor) -> Mapping[str, int]:
         return {name: number for name, number in run.all(_NUMBERS) if name in _NEVER_REUSED}
@@ -423,6 +470,25 @@ class MemoryEngine(SQLiteEngine):
     def snapshot(self) -> AbstractContextManager[Executor]:
         return self._sharing()
 
+    @contextmanager
+    def image(self) -> Iterator[Image]:
+        self._outside("an image")
+        with self.read() as run, self.reading_files():
+            assert isinstance(run, SQLiteExecutor)
+            data = run.raw.serialize()
+            (page_size,) = run.raw.execute("PRAGMA page_size").fetchone()
+        with ExitStack() as until:
+
+            def load(data: bytes) -> SQLiteExecutor:
+                raw = until.enter_context(closing(self._driver.module.connect(":memory:", isolation_level=None)))
+                raw.deserialize(data)
+                return SQLiteExecutor(self._driver, raw, self._statements, self._options)
+
+            yield Copied(data, page_size, load)
+
+    def log(self) -> Log:
+        raise Unsupported(f"{self.name} keeps no log of its commits", hint="Make backups of it in between")
+
     def _connect(self, *, writing: bool) -> sqlite3.Connection:
         if self._closed:
             raise Closed(f"the store at {self.name} is closed", hint="Open a new one with Store.open")
@@ -446,6 +512,11 @@ class MemoryEngine(SQLiteEngine):
 _engines: weakref.WeakSet[SQLiteEngine] = weakref.WeakSet()
 _inherited: set[str] = set()
 """Files this process has inherited connections to."""
+
+
+def open_engines() -> list[SQLiteEngine]:
+    """Every engine that is open in this process."""
+    return list(_engines)
 
 
 def _each(step: Callable[[SQLiteEngine], None]) -> Callable[[], None]:

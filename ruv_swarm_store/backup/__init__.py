@@ -1,0 +1,1 @@
+"""Backups of a live store: full ones and increments, each checked and restorable, in any storage."""

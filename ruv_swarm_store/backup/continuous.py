@@ -1,0 +1,333 @@
+"""Continuous backup: a thread that ships what is committed, every few hundred milliseconds."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from msgspec import Struct
+
+from ruv_swarm_store.backup import points, segments
+from ruv_swarm_store.backup.catalog import Contents
+from ruv_swarm_store.backup.manifest import Backup
+from ruv_swarm_store.backup.segments import Segment
+from ruv_swarm_store.clock import duration
+from ruv_swarm_store.engines import journal
+from ruv_swarm_store.engines.journal import Journaling
+from ruv_swarm_store.engines.log import Changes, Discontinuity, Log
+from ruv_swarm_store.errors import Closed, InvalidValue, StoreError, Unavailable, Unsupported
+
+if TYPE_CHECKING:
+    from ruv_swarm_store.backup.backups import Backups
+
+logger = logging.getLogger(__name__)
+
+SHORTEN = 12 << 20
+"""Bytes that the database's log may have before it is begun anew; somewhat less than where writers begin to look after it themselves."""
+BETWEEN = 0.2
+"""Seconds between two attempts at that, which somebody who reads for long can foil."""
+GIVE_UP = 512 << 20
+"""Bytes it may grow to while the storage fails; then it is let go, and what was changed is found by comparing pages."""
+MOST = 16_000
+"""Pages in a segment. Of more, each is shipped once, as one commit: what is committed faster than that must not pile up."""
+LOOK_AROUND = 10.0
+"""Seconds between two looks for backups that others have made."""
+LONGEST_WAIT = 5.0
+"""Most seconds until what failed is tried again."""
+
+
+class Shipped(Struct, frozen=True):
+    """How far the storage has got."""
+
+    instant: int
+    """Everything committed before this is stored, in milliseconds since the epoch."""
+    position: int
+    """That of the newest event known to be stored."""
+    name: str
+    """The file that leads there: of the last segment, or of the backup that it would continue."""
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    """How shipping goes."""
+
+    shipped: Shipped | None
+    """None until the first backup is there."""
+    lag: int
+    """Milliseconds since `shipped.instant`."""
+    segments: int
+    """How many were stored."""
+    bytes: int
+    """How many bytes they have in the storage."""
+    backups: int
+    """How many backups were made, to have something to continue."""
+    log_bytes: int
+    """What the database's log has grown to."""
+    failures: int
+    """How many attempts have failed."""
+    failure: StoreError | None
+    """Why the last one failed; None when it did not."""
+
+
+class Shipping:
+    """Ships what is committed while its `with` block lasts, in segments that continue a backup; it makes one where there is none.
+
+    Whoever commits waits for nothing but, once in some 12 MB of the database's log, a few milliseconds for its being begun anew.
+
+    While the storage fails, the log keeps what is to be stored. What it cannot keep, because a process without this has cut it off or
+    because it would grow beyond measure, an incremental backup makes good: then single commits in between cannot be restored.
+    """
+
+    def __init__(self, backups: Backups, interval: float) -> None:
+        self.backups = backups
+        """Where it ships to."""
+        self._catalog = backups._catalog
+        self._engine = backups._open_engine()
+        if not self._engine.capabilities.threads:
+            raise Unsupported(f"{self._engine.name} has no threads to ship from", hint="Call create('incremental') now and then")
+        self._interval = duration(interval, "interval") / 1000
+        if not self._interval:
+            raise InvalidValue("interval is 0", hint="Give a number of seconds")
+        self._process = os.getpid()
+        self._turn = threading.RLock()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._log: Log | None = None
+        self._base: Backup | None = None
+        self._root: str | None = None
+        """The full backup below it."""
+        self._parent: str | None = None
+        self._journaling: Journaling | None = None
+        self._waiting: _Look | None = None
+        """What was taken out of the log and is not stored."""
+        self._shortened = self._looked_around = 0.0
+        self._shipped: Shipped | None = None
+        self._segments = self._bytes = self._made = self._failures = 0
+        self._failure: StoreError | None = None
+
+    def start(self) -> Self:
+        """Begins, in a thread of its own. Raises `Unsupported` where there is no log to ship."""
+        self._log = self._engine.log()
+        self._stopping.clear()
+        self._thread = threading.Thread(target=self._run, name="ruv-swarm-shipping", daemon=True)
+        self._thread.start()
+        return self
+
+    def ship(self) -> Shipped:
+        """Ships what is committed by now, and returns when it is stored. Raises `Unavailable` when it could not be."""
+        if self._process != os.getpid():
+            raise StoreError("the parent process ships", hint="Only what it commits itself is sure to be in what it tells")
+        with self._turn:
+            self._ship(self._running())
+            assert self._shipped is not None
+            return self._shipped
+
+    def status(self) -> Status:
+        """How it goes."""
+        log, shipped = self._log, self._shipped
+        return Status(
+            shipped=shipped,
+            lag=0 if shipped is None else max(0, self._engine.clock() - shipped.instant),
+            segments=self._segments,
+            bytes=self._bytes,
+            backups=self._made,
+            log_bytes=0 if log is None else log.size,
+            failures=self._failures,
+            failure=self._failure,
+        )
+
+    def stop(self) -> None:
+        """Ships the rest and ends. Raises `Unavailable` when that could not be stored; it has ended then, too. Harmless when repeated."""
+        if self._process != os.getpid() or self._log is None:
+            return
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        with self._turn:
+            log, self._log = self._log, None
+            try:
+                self._ship(log)
+            finally:
+                log.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        try:
+            self.stop()
+        except StoreError as failure:
+            if error is None:
+                raise
+            logger.warning("the last changes were not shipped: %s", failure)
+
+    def _running(self) -> Log:
+        if self._log is None:
+            raise Closed("shipping has ended", hint="Begin it again with continuous()")
+        return self._log
+
+    def _run(self) -> None:
+        failed = 0
+        while not self._stopping.wait(min(self._interval * 2**failed, max(LONGEST_WAIT, self._interval))):
+            with self._turn:
+                try:
+                    self._ship(self._running())
+                    failed, self._failure = 0, None
+                except Closed as error:
+                    self._failure = error
+                    return
+                except Exception as error:  # whatever a storage raises
+                    failed = min(failed + 1, 10)
+                    self._failures += 1
+                    self._failure = error if isinstance(error, StoreError) else Unavailable(f"shipping failed ({error!r})")
+                    logger.warning("shipping failed, and is tried again: %s", error)
+                    self._give_up()
+
+    # One step
+
+    def _ship(self, log: Log) -> None:
+        if self._base is None:
+            self._begin(log)
+        try:
+            self._ship_changes(log)
+        except Discontinuity as gap:
+            logger.warning("%s", gap)
+            self._base = self._waiting = None
+            self._begin(log)
+            self._ship_changes(log)
+        if (now := time.monotonic()) - self._looked_around > LOOK_AROUND:
+            self._looked_around = now
+            self._look_around(log)
+
+    def _begin(self, log: Log) -> None:
+        """Goes on behind the newest backup and its segments if nothing is missing in between, else behind an increment."""
+        log.hold()
+        contents = self._catalog.contents()
+        newest = contents.newest()
+        if newest is None or not self._continue(log, contents, newest):
+            try:
+                newest = self.backups.create("incremental")
+                self._made += 1
+                if not log.resume(newest.place, later=True):
+                    raise Discontinuity(
+                        "the log was begun anew while a backup was made", hint="A fork has closed the connection that kept it"
+                    )
+            except BaseException:
+                log.let_go()
+                raise
+            self._parent = None
+            self._shipped = Shipped(newest.began_at, newest.position, newest.manifest)
+        self._base = newest
+        self._root = self._catalog.contents().chain(newest.id)[0].id
+        assert self._shipped is not None
+        with log.reading() as run:
+            since = journal.journaling(run)
+            self._journaling = since if since is not None and since.started_at < self._shipped.instant else None
+
+    def _continue(self, log: Log, contents: Contents, backup: Backup) -> bool:
+        try:
+            chain = list(points.chain(self._catalog, contents, backup))
+        except StoreError as error:
+            logger.warning("shipping begins anew: %s", error)
+            return False
+        if not log.resume(chain[-1][1].end if chain else backup.place):
+            return False
+        if chain:
+            name, last = chain[-1]
+            self._parent = name
+            self._shipped = Shipped(last.began_at, last.position, name)
+        else:
+            self._parent = None
+            self._shipped = Shipped(backup.began_at, backup.position, backup.manifest)
+        return True
+
+    def _look_around(self, log: Log) -> None:
+        """Changes over to a newer full backup, so that segments go when old backups go."""
+        contents = self._catalog.contents()
+        newest = contents.newest()
+        assert self._base is not None
+        if newest is None or self._base.id not in contents.backups or contents.chain(newest.id)[0].id != self._root:
+            self._base = None
+            self._begin(log)
+
+    def _ship_changes(self, log: Log) -> None:
+        self._send_waiting()
+        look = self._look(log, log.read)
+        if log.used > SHORTEN and (now := time.monotonic()) - self._shortened > BETWEEN:
+            # Into memory first: what is committed while the storage is written to would only make the log longer.
+            self._shortened = now
+            rest = self._look(log, lambda: log.shorten(look.changes, MOST))
+            self._waiting = rest._replace(journaled=look.journaled and rest.journaled)
+            self._send_waiting()
+        else:
+            self._send(look)
+            log.stored(look.changes)
+
+    def _look(self, log: Log, read: Callable[[], Changes]) -> _Look:
+        began_at = self._engine.clock()
+        changes = read()
+        ended_at = self._engine.clock()
+        with log.reading() as run:
+            position, timestamp = points.newest_event(run)
+            journaling = journal.journaling(run)
+        journaled = journaling is not None and journaling == self._journaling
+        self._journaling = journaling
+        return _Look(changes, began_at, ended_at, position, timestamp, journaled)
+
+    def _send_waiting(self) -> None:
+        if self._waiting is not None:
+            self._send(self._waiting)
+            self._waiting = None
+
+    def _send(self, look: _Look) -> None:
+        """Stores what a look has found, if anything."""
+        assert self._base is not None
+        assert self._shipped is not None
+        name = self._shipped.name
+        if look.changes.commits:
+            name = segments.name_of(self._base, self._parent, self._engine.clock())
+            changes = look.changes if look.changes.written <= MOST else look.changes.coalesce()
+            compression = self.backups._compression
+            segment = Segment(
+                parent=self._parent,
+                start=changes.start,
+                end=changes.end,
+                began_at=look.began_at,
+                ended_at=look.ended_at,
+                position=look.position,
+                timestamp=look.timestamp,
+                journaled=look.journaled,
+                coalesced=changes.coalesced,
+                differences=compression == "zlib",
+                page_size=changes.page_size,
+                commits=tuple((commit.size, len(commit.pages)) for commit in changes.commits),
+                pages=tuple(number for commit in changes.commits for number in commit.pages),
+            )
+            writer = self._catalog.write_frames(name, lambda: segments.chunks(segment, changes), compression, self._base.encryption)
+            self._segments += 1
+            self._bytes += writer.size
+            self._parent = name
+        self._shipped = Shipped(look.began_at, look.position, name)
+
+    def _give_up(self) -> None:
+        log = self._log
+        if log is not None and log.size > GIVE_UP:
+            logger.warning("the log has grown to %d bytes: it is let go, and the next backup compares pages", log.size)
+            self._base = self._waiting = None
+            log.let_go()
+
+
+class _Look(NamedTuple):
+    """What was in the log, and what was known of it."""
+
+    changes: Changes
+    began_at: int
+    ended_at: int
+    position: int
+    timestamp: int
+    journaled: bool

@@ -1,0 +1,129 @@
+"""Makes a backup of a database while others go on using it: its files first, its manifest last."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+
+from ruv_swarm_store.backup import census, rows
+from ruv_swarm_store.backup.catalog import Catalog, Contents, Progress
+from ruv_swarm_store.backup.frames import FRAME, Compression
+from ruv_swarm_store.backup.manifest import Backup, Format, Kind, Part, file_name, time_of
+from ruv_swarm_store.backup.pages import Difference, known_hashes
+from ruv_swarm_store.backup.restoring import assembling
+from ruv_swarm_store.clock import new_id
+from ruv_swarm_store.engines import Engine
+from ruv_swarm_store.engines.image import Image
+from ruv_swarm_store.errors import CorruptBackup, Unsupported
+
+log = logging.getLogger(__name__)
+
+
+def create(
+    catalog: Catalog, engine: Engine, kind: Kind, form: Format | None, compression: Compression, progress: Progress = lambda *_: None
+) -> Backup:
+    """Makes a backup and returns its manifest; see `Backups.create`."""
+    contents = catalog.contents()
+    began_at = engine.clock()
+    id = _next_id(contents, began_at)
+    with ExitStack() as held:
+        try:
+            image = None if form == "rows" else held.enter_context(engine.image())
+        except Unsupported:
+            if form == "pages":
+                raise
+            image = None
+        if image is None:
+            encryption = catalog.keyring.begin(contents.encryption())
+            return _finish(catalog, rows.create(catalog, engine, id=id, compression=compression, encryption=encryption, progress=progress))
+        parent = _parent(catalog, contents, image) if kind == "incremental" else None
+        while True:
+            backup = _of_pages(catalog, contents, engine, image, id, began_at, parent, compression, progress)
+            if parent is None or _is_whole(catalog, parent):
+                _finish(catalog, backup)
+                if parent is None or _is_whole(catalog, backup):
+                    return backup
+            # Meanwhile somebody has pruned what this one would add to.
+            catalog.delete(catalog.contents(), [id])
+            parent = None
+
+
+def _next_id(contents: Contents, now: int) -> str:
+    """An id above all there are, though clocks differ and are set back."""
+    id, last = new_id(now), max([*contents.backups, *contents.unreadable], default="")
+    return id if id > last else new_id(time_of(last) + 1)
+
+
+def _finish(catalog: Catalog, backup: Backup) -> Backup:
+    catalog.write_record(backup.manifest, backup, backup.encryption)
+    return backup
+
+
+def _is_whole(catalog: Catalog, backup: Backup) -> bool:
+    return catalog.contents().whole(backup.id)
+
+
+def _parent(catalog: Catalog, contents: Contents, image: Image) -> Backup | None:
+    """The newest backup that an increment can add to."""
+    for id in reversed(list(contents.backups)):
+        backup = contents.backups[id]
+        if backup.format == "pages" and backup.page_size == image.page_size and contents.whole(id):
+            return backup if catalog.keyring.fits(backup.encryption) else None
+    return None
+
+
+def _of_pages(
+    catalog: Catalog,
+    contents: Contents,
+    engine: Engine,
+    image: Image,
+    id: str,
+    began_at: int,
+    parent: Backup | None,
+    compression: Compression,
+    progress: Progress,
+) -> Backup:
+    """Writes the files of a backup; its manifest is still to be written."""
+    known = b""
+    if parent is not None:
+        try:
+            known = bytes(known_hashes(catalog, contents.chain(parent.id)))
+        except CorruptBackup as error:
+            log.warning("an increment was asked for, but its base is damaged: a full backup is made (%s)", error.message)
+            parent = None
+    encryption = catalog.keyring.begin(contents.encryption())
+    difference = Difference(image, known)
+    # Hashes do not compress.
+    pages = catalog.write_frames(file_name(id, "pages"), lambda: difference.chunks(progress), compression, encryption)
+    hashes = catalog.write_frames(file_name(id, "hashes"), difference.hashes, "none", encryption)
+    found = _census(engine, image)
+    return Backup(
+        id=id,
+        kind="full" if parent is None else "incremental",
+        parent=None if parent is None else parent.id,
+        began_at=began_at,
+        created_at=engine.clock(),
+        revision=found.revision,
+        position=found.position,
+        rows=found.rows,
+        page_size=image.page_size,
+        page_count=image.count,
+        pages=difference.pages,
+        image=difference.image,
+        place=image.place,
+        files=(Part("pages", pages.size, pages.sha256), Part("hashes", hashes.size, hashes.sha256)),
+        compression=compression,
+        encryption=encryption,
+    )
+
+
+def _census(engine: Engine, image: Image) -> census.Census:
+    if image.run is not None:
+        return census.take(image.run, engine.tables())
+    # A store that may not write cannot hold others back for the instant that it takes to see just this state.
+    with assembling() as assembly:
+        with assembly.file() as file:
+            step = max(1, FRAME // image.page_size)
+            file.writelines(image.read(first, step) for first in range(0, image.count, step))
+        with assembly.engine() as copied, copied.snapshot() as run:
+            return census.take(run, copied.tables())

@@ -1,0 +1,79 @@
+"""A rehearsal of the disaster: restores to a temporary place, examines what comes out, and records that beside the backup."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from msgspec import Struct
+
+from ruv_swarm_store.backup.catalog import Catalog, Contents, Progress
+from ruv_swarm_store.backup.manifest import FORMAT, file_name
+from ruv_swarm_store.backup.points import Point
+from ruv_swarm_store.backup.restoring import assemble, assembling, examine
+from ruv_swarm_store.clock import Clock, new_id
+from ruv_swarm_store.errors import CorruptBackup
+
+DRILL = "drill"
+
+
+class Drill(Struct, frozen=True, kw_only=True):
+    """How a rehearsal went."""
+
+    format_version: int = FORMAT
+    id: str
+    backup: str
+    """The id of the backup that was restored."""
+    segments: int = 0
+    """How many files of changes after it were applied."""
+    at: int
+    """When, in milliseconds since the epoch."""
+    seconds: float
+    """How long it took."""
+    passed: bool
+    """Whether everything was as it had been."""
+    problems: Sequence[str]
+    revision: str = ""
+    position: int = 0
+    rows: Mapping[str, int] = {}
+    """How many there were in each table."""
+
+
+def drill(catalog: Catalog, contents: Contents, point: Point, clock: Clock, progress: Progress = lambda *_: None) -> Drill:
+    """Restores a point to a temporary place and checks it; see `Backups.drill`."""
+    began = time.monotonic()
+    at = clock()
+    found = None
+    try:
+        with assembling() as assembly:
+            point = assemble(catalog, contents, point, assembly, progress)
+            with assembly.engine() as engine:
+                found, problems = examine(point, engine)
+    except CorruptBackup as error:
+        problems = [error.message]
+    record = Drill(
+        id=new_id(at),
+        backup=point.backup.id,
+        segments=len(point.segments),
+        at=at,
+        seconds=round(time.monotonic() - began, 3),
+        passed=not problems,
+        problems=problems,
+        revision="" if found is None else found.revision,
+        position=0 if found is None else found.position,
+        rows={} if found is None else found.rows,
+    )
+    catalog.write_record(file_name(point.backup.id, DRILL, record.id), record, point.backup.encryption)
+    return record
+
+
+def is_record(name: str) -> bool:
+    """Whether a file is the record of a drill."""
+    words = name.split(".")
+    return len(words) == 3 and words[1] == DRILL
+
+
+def records(catalog: Catalog, contents: Contents, id: str) -> list[Drill]:
+    """The drills of a backup, oldest first. Raises `CorruptBackup` for a damaged record."""
+    encryption = contents.get(id).encryption
+    return [catalog.read_record(name, Drill, encryption) for name in contents.of(id) if is_record(name)]

@@ -1,0 +1,258 @@
+"""Adds events to streams: the expected version, the numbers, the ids that make a repetition harmless."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice, repeat
+from typing import Any, Final
+
+from msgspec import Struct
+from sqlalchemy import Executable, Text, func, insert, literal_column, select
+
+from ruv_swarm_store import codec, schema
+from ruv_swarm_store.clock import new_id, new_ids
+from ruv_swarm_store.engines import Executor, Scope, insert_into, parameter, text_items
+from ruv_swarm_store.entities import Event, NewEvent
+from ruv_swarm_store.errors import Conflict, InvalidValue
+from ruv_swarm_store.events.reading import EVENTS
+from ruv_swarm_store.events.upcasting import Upcasters
+
+ANY: Final = -1
+"""As `expected_version`: append whatever the stream's version is."""
+EXISTS: Final = -2
+"""As `expected_version`: append if the stream has any event."""
+NONE: Final = 0
+"""As `expected_version`: append if the stream has no event."""
+
+_c = schema.events.c
+_aggregate: Any = parameter("aggregate", Text)
+_type: Any = parameter("type", Text)
+_in_stream = (_c.aggregate_id == _aggregate, _c.aggregate_type == _type)
+_given: dict[str, Any] = {
+    "id": parameter("id", Text),
+    "aggregate_id": _aggregate,
+    "aggregate_type": _type,
+    "event_type": parameter("event_type", Text),
+    "event_data": parameter("event_data", schema.Json()),
+    "timestamp": parameter("now", schema.Int64),
+}
+# What most events are without; to leave a column out is cheaper than to name it.
+_seldom: dict[str, Any] = {
+    "metadata": parameter("metadata", schema.Json()),
+    "schema_version": parameter("schema_version", schema.Int64),
+    "correlation_id": parameter("correlation", Text),
+    "causation_id": parameter("causation", Text),
+}
+_current = func.coalesce(select(func.max(_c.sequence_number)).where(*_in_stream).scalar_subquery(), literal_column("0"))
+
+
+# One event is one statement: it checks the expected version, or numbers the event, by itself.
+
+
+def _append_next(values: Mapping[str, Any]) -> Executable:
+    row = select(*values.values(), parameter("number", schema.Int64)).where(parameter("expected", schema.Int64) == _current)
+    return insert(schema.events).from_select([*values, "sequence_number"], row)
+
+
+def _append_any(values: Mapping[str, Any]) -> Executable:
+    row = select(*values.values(), _current + literal_column("1"))
+    return insert(schema.events).from_select([*values, "sequence_number"], row).returning(_c.sequence_number)
+
+
+_PLAIN_NEXT, _WHOLE_NEXT = _append_next(_given), _append_next({**_given, **_seldom})
+_PLAIN_ANY, _WHOLE_ANY = _append_any(_given), _append_any({**_given, **_seldom})
+_PLAIN = insert_into(schema.events, *(_c[name] for name in (*_given, "sequence_number")))
+
+_VERSION = select(_c.sequence_number).where(*_in_stream).order_by(_c.sequence_number.desc()).limit(1)
+_VERSION_BEFORE = _VERSION.where(_c.position < parameter("before", schema.Int64))
+_KNOWN = select(*EVENTS.columns).where(_c.id.in_(text_items("ids")))
+
+
+class Append(Struct, frozen=True):
+    """What `Events.append_many` adds to one stream; the fields are the arguments of `Events.append`."""
+
+    aggregate_id: str
+    events: Iterable[NewEvent]
+    type: str
+    expected_version: int = ANY
+    cause: Event | None = None
+
+
+class Checked(Struct, frozen=True, gc=False):
+    """An append that can be stored: its events column by column, each value as it is stored."""
+
+    stream: str
+    kind: str
+    expected: int
+    ids: Sequence[str | None]
+    """None where none was given."""
+    types: Sequence[str]
+    datas: Sequence[str]
+    seldom: _Seldom | None
+
+
+class _Seldom(Struct, frozen=True, gc=False):
+    """The columns that most events are without."""
+
+    metadatas: Iterable[str | None]
+    versions: Iterable[int]
+    correlations: Iterable[str | None]
+    causations: Iterable[str | None]
+
+
+_NOTHING = _Seldom(repeat(None), repeat(1), repeat(None), repeat(None))
+
+
+def check(append: Append, upcasters: Upcasters | None) -> Checked:
+    """The append as it is stored. Raises `InvalidValue` for what cannot be."""
+    if not isinstance(append, Append):
+        raise InvalidValue(f"{append!r} is nothing to append", hint="Give Append(aggregate_id, events, type)")
+    events = list(append.events)
+    for event in events:
+        if not isinstance(event, NewEvent):
+            raise InvalidValue(f"{event!r} is no event to append", hint="Give NewEvent(type, data)")
+    return Checked(
+        codec.text(append.aggregate_id, "aggregate id"),
+        codec.text(append.type, "aggregate type"),
+        codec.integer(append.expected_version, "expected_version", EXISTS),
+        [None if (id := event.id) is None else codec.text(id, "event id") for event in events],
+        [codec.text(event.type, "event type") for event in events],
+        codec.seal_many([event.data for event in events], "event data")[1],
+        _seldom_of(events, append.cause, upcasters),
+    )
+
+
+def _seldom_of(events: Sequence[NewEvent], cause: Event | None, upcasters: Upcasters | None) -> _Seldom | None:
+    if cause is None and upcasters is None:
+        for event in events:
+            if event.metadata is not None or event.schema_version is not None:
+                break
+            if event.correlation_id is not None or event.causation_id is not None:
+                break
+        else:
+            return None
+    if cause is not None and not isinstance(cause, Event):
+        raise InvalidValue(f"the cause is a {type(cause).__name__}", hint="Give the event that these come from")
+    correlation, causation = (None, None) if cause is None else (cause.correlation_id or cause.id, cause.id)
+    return _Seldom(
+        [None if event.metadata is None else codec.seal(event.metadata, "event metadata")[1] for event in events],
+        [_version_of(event, upcasters) for event in events],
+        [correlation if (id := event.correlation_id) is None else codec.text(id, "correlation id") for event in events],
+        [causation if (id := event.causation_id) is None else codec.text(id, "causation id") for event in events],
+    )
+
+
+def _version_of(event: NewEvent, upcasters: Upcasters | None) -> int:
+    if event.schema_version is not None:
+        return codec.integer(event.schema_version, "schema version", 1)
+    return 1 if upcasters is None else upcasters.newest(event.type)
+
+
+def append_one(
+    scope: Scope, stream: str, kind: str, event: NewEvent, expected: int, cause: Event | None, upcasters: Upcasters | None
+) -> int | None:
+    """Adds an event without an id of its own in one statement; the stream's new version.
+
+    None when the expected version is not the stream's, or somebody got in between. `EXISTS` is none to expect here.
+    """
+    params = {
+        "aggregate": codec.text(stream, "aggregate id"),
+        "type": codec.text(kind, "aggregate type"),
+        "event_type": codec.text(event.type, "event type"),
+        "event_data": codec.seal(event.data, "event data")[1],
+        "expected": codec.integer(expected, "expected_version", ANY),
+        "number": expected + 1,
+    }
+    append_next, append_any = _PLAIN_NEXT, _PLAIN_ANY
+    if (seldom := _seldom_of([event], cause, upcasters)) is not None:
+        append_next, append_any = _WHOLE_NEXT, _WHOLE_ANY
+        [params["metadata"]], [params["schema_version"]] = seldom.metadatas, seldom.versions
+        [params["correlation"]], [params["causation"]] = seldom.correlations, seldom.causations
+    try:
+        with scope.write() as run:
+            params["now"] = now = run.now
+            params["id"] = new_id(now)
+            if expected == ANY:
+                row = run.one(append_any, params)
+                return None if row is None else int(row[0])
+            return expected + 1 if run.run(append_next, params) else None
+    except Conflict as error:
+        if error.data.get("kind") != "unique":
+            raise
+        return None
+
+
+def append_all(run: Executor, appends: Sequence[Checked]) -> list[int]:
+    """Adds events to streams inside a transaction; the version that each append led to."""
+    ids = [id for append in appends for id in append.ids if id is not None]
+    if len(set(ids)) < len(ids):
+        raise InvalidValue("two of the events carry the same id", hint="Give each event its own id, or none")
+    run.lock(schema.events.name)  # the versions read now are still the streams' when the events are added
+    if ids and (led := _repeated(run, appends, ids)) is not None:
+        return led
+    now = run.now
+    led = []
+    rows: list[tuple[Any, ...]] = []
+    new = iter(new_ids(now, sum([len(append.ids) for append in appends]) - len(ids)))
+    plain = all(append.seldom is None for append in appends)
+    versions: dict[tuple[str, str], int] = {}
+    for index, append in enumerate(appends):
+        stream, kind = append.stream, append.kind
+        version = versions.get((stream, kind))
+        if version is None:
+            version = version_of(run, stream, kind)
+        if not (append.expected in (ANY, version) or (append.expected == EXISTS and version)):
+            raise _moved(append, version, {"index": index} if len(appends) > 1 else {})
+        versions[stream, kind] = after = version + len(append.ids)
+        led.append(after)
+        own = [id or next(new) for id in append.ids] if ids else islice(new, len(append.ids))
+        common = own, repeat(stream), repeat(kind), append.types, append.datas
+        times, numbers = repeat(now), range(version + 1, after + 1)
+        if plain:
+            rows += zip(*common, times, numbers, strict=False)
+        else:
+            rest = append.seldom or _NOTHING
+            rows += zip(*common, rest.metadatas, times, numbers, rest.versions, rest.correlations, rest.causations, strict=False)
+    if rows:
+        run.insert_many(_PLAIN if plain else EVENTS.insertion, rows)
+    return led
+
+
+def version_of(run: Executor, stream: str, kind: str) -> int:
+    """The number of a stream's last event; 0 when it has none."""
+    row = run.one(_VERSION, {"aggregate": stream, "type": kind})
+    return 0 if row is None else int(row[0])
+
+
+def _repeated(run: Executor, appends: Sequence[Checked], ids: Sequence[str]) -> list[int] | None:
+    """The versions that appending just these events has led to before; None when none of them is stored."""
+    known = {event.id: event for event in EVENTS.load_all(run.all(_KNOWN, {"ids": codec.encode(ids)}))}
+    if not known:
+        return None
+    for append in appends:
+        for id, event_type, data in zip(append.ids, append.types, append.datas, strict=True):
+            there = known.get(id or "")
+            asked = (append.stream, append.kind, event_type, codec.canonical([codec.decode_canonical(data)]))
+            if there is None or asked != (
+                there.aggregate_id, there.aggregate_type, there.event_type, codec.canonical([there.event_data])
+            ):  # fmt: skip
+                taken = next(iter(known)) if there is None else there.id
+                raise Conflict(f"event {taken!r} is stored already", hint="Repeat an append as it was, or give new ids", id=taken)
+    first = min(event.position for event in known.values())
+    led: list[int] = []
+    for append in appends:
+        numbers = [known[id or ""].sequence_number for id in append.ids]
+        if not numbers:
+            row = run.one(_VERSION_BEFORE, {"aggregate": append.stream, "type": append.kind, "before": first})
+            numbers = [0 if row is None else int(row[0])]
+        led.append(max(numbers))
+    return led
+
+
+def _moved(append: Checked, version: int, where: Mapping[str, int]) -> Conflict:
+    if append.expected == EXISTS:
+        what, hint = f"stream {append.stream!r} has no events", "Append its first one with another expected version"
+    else:
+        what = f"stream {append.stream!r} is at version {version}, not {append.expected}"
+        hint = "Somebody appended to it: read on from there, then decide again"
+    return Conflict(what, hint=hint, expected=append.expected, actual=version, **where)

@@ -1,0 +1,222 @@
+"""Where a named consumer stands among all events: what comes next for it, and the way past that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, Self
+
+from msgspec import Struct
+from sqlalchemy import Select, Text, delete, func, literal_column, null, select, update
+
+from ruv_swarm_store import codec, schema
+from ruv_swarm_store.engines import Executor, Scope, parameter, text_items, upsert
+from ruv_swarm_store.entities import Consumer, ConsumerKind
+from ruv_swarm_store.errors import Conflict, InvalidValue, NotFound
+from ruv_swarm_store.events.reading import EVENTS, Rows
+from ruv_swarm_store.query import Mapping
+
+CONSUMERS = Mapping(schema.event_consumers, Consumer, key="name")
+SCAN = 10_000
+"""Most events looked through at a time for those of some types: where there are none among them, the cursor moves on before more are."""
+
+Start = int | Literal["now"]
+"""The position after which a consumer begins, or `now`: the newest event's."""
+
+_e = schema.events.c
+_c = schema.event_consumers.c
+_after: Any = parameter("after", schema.Int64)
+_until: Any = parameter("until", schema.Int64)
+_limit: Any = parameter("limit", schema.Int64)
+_now: Any = parameter("now", schema.Int64)
+_one: Any = literal_column("1")
+_zero: Any = literal_column("0")
+_mine = _c.name == parameter("consumer", Text)
+_head = select(func.coalesce(func.max(_e.position), _zero)).scalar_subquery()
+
+_EVERY = select(*EVENTS.columns).where(_e.position > _after).order_by(_e.position).limit(_limit)
+_window = select(_e.position).where(_e.position > _after).order_by(_e.position).limit(literal_column(str(SCAN))).subquery()
+_EDGE = select(func.max(_window.c.position), func.count())
+_OF_TYPES = (
+    select(*EVENTS.columns)
+    .where(_e.position > _after, _e.position <= _until, _e.event_type.in_(text_items("types")))
+    .order_by(_e.position)
+    .limit(_limit)
+)
+_POSITION = EVENTS.fields.index("position")
+
+_CONSUMER = select(*CONSUMERS.columns).where(_mine)
+_CONSUMERS = select(*CONSUMERS.columns).order_by(_c.name)
+_ADD = upsert(
+    schema.event_consumers,
+    {
+        "name": parameter("consumer"),
+        "kind": parameter("kind", Text),
+        "position": func.coalesce(parameter("position", schema.Int64), _head),
+        "created_at": _now,
+        "updated_at": _now,
+        "failures": _zero,
+        "version": _one,
+    },
+    on=["name"],
+)
+_AHEAD = select(_c.position, _head).where(_mine)
+_MOVE = (
+    update(schema.event_consumers)
+    .where(_mine, _c.position == _after)
+    .values(position=_until, updated_at=_now, failures=_zero, error_message=null(), version=_c.version + _one)
+)
+_FAILED = (
+    update(schema.event_consumers)
+    .where(_mine, _c.position == _after)
+    .values(updated_at=_now, failures=_c.failures + _one, error_message=parameter("error", Text), version=_c.version + _one)
+)
+_RESET = (
+    update(schema.event_consumers)
+    .where(_mine)
+    .values(
+        position=func.coalesce(parameter("position", schema.Int64), _head),
+        updated_at=_now,
+        failures=_zero,
+        error_message=null(),
+        version=_c.version + _one,
+    )
+)
+_REMOVE = delete(schema.event_consumers).where(_mine)
+_LAG = select(func.count()).where(_e.position > _after)
+_LAG_OF_TYPES = select(func.count()).where(_e.position > _after, _e.event_type.in_(text_items("types")))
+CURSOR: Select[*tuple[Any, ...]] = select(_c.name).where(_c.name.in_(text_items("names"))).order_by(_c.name)
+"""What to hold so that the consumers `names` stay where they are."""
+
+
+class Stretch(Struct, frozen=True):
+    """Some of what follows a position: the rows that are wanted of the events up to another."""
+
+    rows: Rows
+    after: int
+    until: int
+    more: bool
+    """Whether it was cut short: there may be more events behind it."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to get past."""
+        return self.until == self.after
+
+
+def stretch(run: Executor, after: int, types: str | None, limit: int) -> Stretch:
+    """What comes after a position: at most `limit` events of these types, given as JSON, or of any.
+
+    Events become visible in order of position: what is found up to the last one is all there will ever be.
+    """
+    if types is None:
+        rows = run.all(_EVERY, {"after": after, "limit": limit})
+        return Stretch(rows, after, rows[-1][_POSITION] if rows else after, len(rows) == limit)
+    edge, count = run.one(_EDGE, {"after": after}) or (None, 0)
+    if edge is None:
+        return Stretch((), after, after, more=False)
+    rows = run.all(_OF_TYPES, {"after": after, "until": edge, "types": types, "limit": limit})
+    if len(rows) == limit:
+        return Stretch(rows, after, rows[-1][_POSITION], more=True)
+    return Stretch(rows, after, edge, count == SCAN)
+
+
+class Cursor:
+    """A named consumer's row."""
+
+    def __init__(self, scope: Scope, name: str, kind: ConsumerKind) -> None:
+        self.name = name
+        self.kind = kind
+        self._scope = scope
+
+    @classmethod
+    def established(cls, scope: Scope, name: str, kind: ConsumerKind, start: Start) -> Self:
+        """That of a name, which is made where there is none. Raises `Conflict` when the name is another kind's."""
+        cursor = cls(scope, codec.text(name, "name"), kind)
+        cursor.establish(start)
+        return cursor
+
+    def establish(self, start: Start) -> None:
+        """Makes the row where there is none. Raises `Conflict` for a consumer of another kind."""
+        position = None if start == "now" else codec.integer(start, "start", 0)
+        if (consumer := self._find()) is None:
+            with self._scope.write() as run:
+                run.run(_ADD, {"consumer": self.name, "kind": self.kind.value, "position": position, "now": run.now})
+            consumer = self._find()
+        if consumer is not None and consumer.kind is not self.kind:
+            raise Conflict(
+                f"{self.name!r} is the name of a {consumer.kind}",
+                hint="Choose another name: each consumer has a place of its own",
+                name=self.name,
+                kind=consumer.kind,
+            )
+
+    def _find(self) -> Consumer | None:
+        with self._scope.read() as run:
+            row = run.one(_CONSUMER, {"consumer": self.name})
+        return None if row is None else CONSUMERS.load(row)
+
+    def consumer(self) -> Consumer:
+        """The row. Raises `NotFound` when it was removed."""
+        if (consumer := self._find()) is None:
+            raise self.removed()
+        return consumer
+
+    def ahead(self, run: Executor) -> tuple[int, int]:
+        """Where this consumer is, and where the newest event is. Raises `NotFound`."""
+        row = run.one(_AHEAD, {"consumer": self.name})
+        if row is None:
+            raise self.removed()
+        return row[0], row[1]
+
+    def move(self, run: Executor, after: int, until: int) -> bool:
+        """Moves on from one position to another, and keeps the row until the transaction ends; False when it stood elsewhere."""
+        return run.run(_MOVE, {"consumer": self.name, "after": after, "until": until, "now": run.now}) > 0
+
+    def fail(self, after: int, error: BaseException) -> None:
+        """Notes a failure at what follows a position."""
+        with self._scope.write() as run:
+            run.run(_FAILED, {"consumer": self.name, "after": after, "error": reason(error), "now": run.now})
+
+    def reset(self, run: Executor, position: Start) -> None:
+        """Puts the row at a position, whatever it was at. Raises `NotFound`."""
+        at = None if position == "now" else codec.integer(position, "position", 0)
+        if not run.run(_RESET, {"consumer": self.name, "position": at, "now": run.now}):
+            raise self.removed()
+
+    def remove(self, run: Executor) -> bool:
+        """Removes the row; whether there was one."""
+        return run.run(_REMOVE, {"consumer": self.name}) > 0
+
+    def removed(self) -> NotFound:
+        """What to raise when there is no row."""
+        return NotFound(f"there is no {self.kind} {self.name!r}", hint="It was removed: ask the store for it again", name=self.name)
+
+
+def lag(run: Executor, after: int, types: str | None) -> int:
+    """How many events of these types there are after a position."""
+    row = run.one(_LAG if types is None else _LAG_OF_TYPES, {"after": after, "types": types})
+    return 0 if row is None else int(row[0])
+
+
+def consumers(run: Executor) -> Sequence[Consumer]:
+    """Every consumer, by name."""
+    return CONSUMERS.load_all(run.all(_CONSUMERS))
+
+
+def checked_types(types: Iterable[str] | None) -> str | None:
+    """Event types as JSON without repetitions, or None for any."""
+    if types is None:
+        return None
+    if isinstance(types, str):
+        raise InvalidValue(f"types is the string {types!r}", hint="Give a list of event types")
+    wanted = list(dict.fromkeys(codec.text(type, "event type") for type in types))
+    if not wanted:
+        raise InvalidValue("types is empty", hint="Leave it out for events of any type")
+    return codec.encode(wanted)
+
+
+def reason(error: str | BaseException) -> str:
+    """An error's text; an exception's is made storable whatever it holds, for failing must not fail."""
+    if not isinstance(error, BaseException):
+        return codec.text(error, "error")
+    return f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode().replace("\0", "\\0")

@@ -1,0 +1,507 @@
+"""Continuous backup: what was shipped is there whatever happens, and each moment of it can be restored."""
+
+import errno
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import churn
+import fleet
+import pytest
+from crew import fork
+from sqlalchemy import select
+
+from ruv_swarm_store import NewEvent, Store, StoreError, schema
+from ruv_swarm_store.backup import continuous, retrying
+from ruv_swarm_store.backup.backups import Backups
+from ruv_swarm_store.backup.storage import DirectoryStorage, MemoryStorage
+from ruv_swarm_store.errors import CorruptBackup, InvalidValue, Unavailable, Unsupported
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+
+
+class Harbour:
+    """Starts fleets, one after another."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, fleet.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def start(self, directory: Path) -> int:
+        assert self._process.stdin is not None
+        print(directory, file=self._process.stdin, flush=True)
+        return int(self._answer())
+
+    def sink(self, leader: int) -> None:
+        os.killpg(leader, signal.SIGKILL)
+        assert self._answer() == "ended"
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.stdout.close()
+
+
+@pytest.fixture
+def harbour(environment: dict[str, str]) -> Iterator[Harbour]:
+    harbour = Harbour(environment)
+    yield harbour
+    harbour.close()
+
+
+def lines(path: Path) -> list[list[str]]:
+    return [line.split() for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")] if path.exists() else []
+
+
+def test_fleets_killed_at_any_time_lose_nothing_shipped(tmp_path: Path, harbour: Harbour) -> None:
+    for round in range(20):
+        directory = tmp_path / str(round)
+        directory.mkdir()
+        sail_and_sink(directory, harbour, seconds=0.1 + round / 40)
+
+
+def sail_and_sink(tmp_path: Path, harbour: Harbour, seconds: float) -> None:
+    leader = harbour.start(tmp_path)
+    deadline = time.monotonic() + 30
+    try:
+        while len([words for words in lines(tmp_path / "shipped") if words[0] == "shipped"]) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(seconds)
+    finally:
+        harbour.sink(leader)
+    told = [int(words[1]) for words in lines(tmp_path / "shipped") if words[0] == "shipped"]
+    assert told, (tmp_path / "shipped").read_text()
+    backups = Backups.of(DirectoryStorage(tmp_path / "swarm.db.backups"))
+    restored = backups.restore(into=tmp_path / "restored.db")
+    assert restored.instant >= told[-1]
+    with Store.open(tmp_path / "restored.db") as store, Store.open(tmp_path / "swarm.db") as survivor:
+        events = store.events.read_all(limit=100_000)
+        assert events == survivor.events.read_all(limit=len(events))
+        counts: dict[str, int] = {}
+        for event in events:
+            counts[event.aggregate_id] = counts.get(event.aggregate_id, 0) + 1
+        done = {task.id for task in store.tasks.query().all() if task.status == "completed"}
+        acknowledged = 0
+        for number in range(fleet.WRITERS):
+            for kind, name, what, at in lines(tmp_path / f"acks.{number}"):
+                if int(at) < restored.instant:
+                    acknowledged += 1
+                    assert counts.get(name, 0) >= int(what) if kind == "event" else name in done
+        assert acknowledged > 20
+        assert store.check() == []
+    assert backups.drill().passed
+    assert not backups.verify(integrity=False).problems
+
+
+# Points in time
+
+
+def rows(on: Any) -> dict[str, list[Any]]:
+    """All of a store, row for row."""
+    return {table.name: sorted(map(repr, on.execute(select(table)))) for table in schema.metadata.sorted_tables}
+
+
+@contextmanager
+def working(store: Store, threads: int = 3) -> Iterator[None]:
+    """Others change the store meanwhile, each change with its event."""
+    ending = threading.Event()
+    errors: list[BaseException] = []
+
+    def work(number: int) -> None:
+        chance = random.Random(number)
+        try:
+            agent = store.agents.register("worker", name=f"w-{number}")
+            while not ending.is_set():
+                with store.transaction() as unit:
+                    unit.tasks.enqueue("work", {"size": "x" * chance.randrange(3000)})
+                    if chance.random() < 0.7 and (task := unit.tasks.claim(agent)) is not None:
+                        unit.tasks.complete(task)
+                    unit.config.set(f"key-{chance.randrange(20)}", chance.random())
+                    unit.events.append(f"w-{number}", [NewEvent("done", {})], type="worker")
+                time.sleep(chance.random() / 200)
+        except BaseException as error:
+            errors.append(error)
+
+    running = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+    for thread in running:
+        thread.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        for thread in running:
+            thread.join()
+    assert not errors, errors[0]
+
+
+@pytest.mark.parametrize("compression", ["zlib", None])
+def test_five_instants_under_load_are_restored_row_for_row(path: Path, compression: Any) -> None:
+    recorded: list[tuple[int, int, dict[str, list[Any]]]] = []
+    with Store.open(path, journal=True) as store:
+        storage = MemoryStorage()
+        backups = Backups(storage, store._engine, compression=compression)
+        with backups.continuous(0.03) as shipping, working(store):
+            shipping.ship()
+            for _ in range(5):
+                time.sleep(0.1)
+                with store.transaction() as unit:  # now nobody else writes
+                    time.sleep(0.003)
+                    instant = store._engine.clock()
+                    recorded.append((instant, unit.events.read_all(backward=True, limit=1)[0].position, rows(unit)))
+                    time.sleep(0.003)
+    assert len({position for _, position, _ in recorded}) == 5
+    lost = Backups.of(storage)
+    for number, (instant, position, state) in enumerate(recorded):
+        for given in [{"at": instant}, {"position": position}][: 1 + number % 2]:
+            planned = lost.restore(into=path.with_name("planned.db"), dry_run=True, **given)
+            assert planned.exact
+            into = path.with_name(f"{number}-{next(iter(given))}.db")
+            restored = lost.restore(into=into, **given)
+            assert (restored.exact, restored.position) == (True, position)
+            with Store.open(into) as old:
+                assert rows(old) == state
+
+
+def test_without_a_journal_an_instant_is_the_last_look_before_it(path: Path) -> None:
+    with Store.open(path) as store, store.backup_to(MemoryStorage()).continuous(60) as shipping:
+        shipping.ship()
+        told = []
+        for number in range(6):
+            store.config.set("number", number)
+            told.append((shipping.ship().instant, store._engine.clock()))
+            time.sleep(0.003)
+        for number, (began, ended) in enumerate(told):
+            restored = shipping.backups.restore(into=path.with_name(f"{number}.db"), at=ended + 1)
+            assert (restored.exact, restored.instant) == (False, began)
+            with Store.open(path.with_name(f"{number}.db")) as old:
+                assert old.config.get("number") == number
+
+
+# Logs that are restarted, cut off, grown and shared with others
+
+
+def test_nothing_is_missed_whatever_others_do_to_the_log(path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(continuous, "SHORTEN", 300_000)
+    Store.open(path).close()
+    churn.add_tables(str(path))
+    seconds = os.environ.get("CHURN", "2")
+    with Store.open(path) as store, store.backup_to(path.with_name("backups")).continuous(0.02) as shipping:
+        others = [
+            subprocess.Popen([sys.executable, churn.__file__, str(path), str(seed), seconds], env=environment, stdout=subprocess.DEVNULL)
+            for seed in range(3)
+        ]
+        seen = []
+        while any(other.poll() is None for other in others):
+            with closing(sqlite3.connect(path)) as raw:
+                before = churn.number(raw)
+            shipping.ship()
+            seen.append(before)
+            if len(seen) % 5 == 0:
+                check_churned(shipping.backups, path.with_name(f"{len(seen)}.db"), before)
+        assert [other.wait() for other in others] == [0, 0, 0]
+        shipping.ship()
+        with closing(sqlite3.connect(path)) as raw:
+            before = churn.number(raw)
+        check_churned(shipping.backups, path.with_name("final.db"), before)
+        assert shipping.status().backups == 1, "continuity was always certain"
+        assert shipping.status().failures == 0
+    assert before > 100
+
+
+def check_churned(backups: Backups, into: Path, least: int) -> None:
+    backups.restore(into=into)
+    with closing(sqlite3.connect(into)) as raw:
+        assert churn.broken(raw) == []
+        assert churn.number(raw) >= least
+
+
+# Storages that fail
+
+
+class Faulty:
+    """A storage whose writes raise while it is told to."""
+
+    def __init__(self) -> None:
+        self.whole = MemoryStorage()
+        self.error: OSError | None = None
+        self.refused = 0
+
+    def write(self, name: str, chunks: Iterable[bytes]) -> None:
+        data = list(chunks)
+        if self.error is not None:
+            self.refused += 1
+            raise self.error
+        self.whole.write(name, data)
+
+    def read(self, name: str) -> Iterator[bytes]:
+        return self.whole.read(name)
+
+    def names(self, prefix: str = "") -> Sequence[str]:
+        return self.whole.names(prefix)
+
+    def size(self, name: str) -> int:
+        return self.whole.size(name)
+
+    def delete(self, name: str) -> None:
+        self.whole.delete(name)
+
+
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch) -> Faulty:
+    monkeypatch.setattr(retrying, "FIRST_WAIT", 0.0001)
+    monkeypatch.setattr(continuous, "LONGEST_WAIT", 0.02)
+    return Faulty()
+
+
+def until(true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def restored(backups: Backups, path: Path) -> dict[str, list[Any]]:
+    into = path.with_name(f"restored-{time.monotonic_ns()}.db")
+    backups.restore(into=into)
+    with Store.open(into) as store:
+        assert store.check() == []
+        return rows(store)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "broken"), OSError(errno.ENOSPC, "full"), ConnectionError("gone")])
+def test_while_a_storage_fails_the_log_keeps_everything(path: Path, faulty: Faulty, error: OSError) -> None:
+    with Store.open(path) as store, store.backup_to(faulty).continuous(0.01) as shipping:
+        before = shipping.ship()
+        faulty.error = error
+        for number in range(50):
+            store.config.set(f"key-{number}", "x" * 1000)
+            with pytest.raises(Unavailable) if number == 7 else nullcontext():
+                if number == 7:
+                    shipping.ship()
+        until(lambda: faulty.refused > 20 and shipping.status().failure is not None)
+        with closing(sqlite3.connect(path, timeout=0.02)) as raw:
+            assert raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 1, "the log is held"
+        failing = shipping.status()
+        assert failing.shipped is not None
+        assert failing.shipped.name == before.name
+        assert failing.lag > 0
+        assert failing.failures > 0
+        faulty.error = None
+        until(lambda: shipping.status().failure is None)
+        store.config.set("after", 1)
+        shipping.ship()
+        assert shipping.status().backups == 1
+        assert restored(shipping.backups, path) == rows(store)
+
+
+def test_a_log_that_would_grow_too_much_is_let_go_and_an_increment_makes_it_good(
+    path: Path, faulty: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(continuous, "GIVE_UP", 200_000)
+    with Store.open(path) as store, store.backup_to(faulty).continuous(0.01) as shipping:
+        shipping.ship()
+        faulty.error = OSError(errno.ENOSPC, "full")
+        until(lambda: store.config.set("key", os.urandom(10_000).hex()) and shipping._base is None)
+        with closing(sqlite3.connect(path)) as raw:
+            assert raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0), "somebody still holds the log"
+        faulty.error = None
+        until(lambda: shipping.status().failure is None)
+        store.config.set("after", 1)
+        shipping.ship()
+        assert shipping.status().backups == 2
+        assert [backup.kind for backup in shipping.backups.list()] == ["full", "incremental"]
+        assert restored(shipping.backups, path) == rows(store)
+
+
+def test_what_fails_at_the_end_is_raised_unless_something_else_was(path: Path, faulty: Faulty) -> None:
+    with Store.open(path) as store:
+        backups = store.backup_to(faulty)
+        with pytest.raises(Unavailable, match="could not write"), backups.continuous(60) as shipping:
+            shipping.ship()
+            store.config.set("key", 1)
+            faulty.error = OSError(errno.ENOSPC, "full")
+        shipping.stop()
+        with pytest.raises(StoreError, match="ended"):
+            shipping.ship()
+        faulty.error = None
+        with pytest.raises(ZeroDivisionError), backups.continuous(60) as shipping:
+            shipping.ship()
+            store.config.set("key", 2)
+            faulty.error = OSError(errno.ENOSPC, "full")
+            raise ZeroDivisionError
+
+
+# Going on
+
+
+def test_who_ships_later_goes_on_where_a_killed_one_stopped(path: Path) -> None:
+    storage = DirectoryStorage(path.with_name("backups"))
+    for number in range(3):
+
+        def job() -> None:
+            with Store.open(path) as store, store.backup_to(storage).continuous(60) as shipping:
+                store.config.set(f"early-{number}", number)
+                shipping.ship()
+                store.config.set(f"key-{number}", number)
+                shipping.ship()
+                store.config.set(f"late-{number}", number)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        child = os.fork()
+        if not child:
+            job()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    with Store.open(path) as store:
+        backups = store.backup_to(storage)
+        with backups.continuous(60) as shipping:
+            shipping.ship()
+        assert shipping.status().backups == 0
+        assert len(backups.list()) == 1
+        assert restored(backups, path) == rows(store)
+        # Somebody cuts the log off while nobody ships: what was in it is found by comparing pages.
+        store.config.set("cut off", 1)
+        with closing(sqlite3.connect(path)) as raw:
+            assert raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)
+        store.config.set("and on", 1)
+        with backups.continuous(60) as shipping:
+            pass
+        assert shipping.status().backups == 1
+        assert restored(backups, path) == rows(store)
+
+
+def test_a_newer_full_backup_takes_over_and_old_segments_go_with_the_old_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(continuous, "LOOK_AROUND", 0.0)
+    with Store.open(path) as store, store.backup_to(MemoryStorage()).continuous(60) as shipping:
+        backups = shipping.backups
+        shipping.ship()
+        store.config.set("old", 1)
+        old = shipping.ship()
+        full = backups.create("full")
+        store.config.set("new", 1)
+        shipping.ship()
+        shipping.ship()
+        store.config.set("newest", 1)
+        new = shipping.ship()
+        backups.prune(1)
+        assert old.name not in backups.storage.names()
+        assert new.name in backups.storage.names()
+        assert backups.list()[0].id == full.id
+        assert restored(backups, path) == rows(store)
+        assert not backups.verify().problems
+
+
+def test_two_who_ship_the_same_store_do_not_disturb_each_other(path: Path) -> None:
+    with Store.open(path) as store:
+        storage = MemoryStorage()
+        with store.backup_to(storage).continuous(0.01) as one, store.backup_to(storage).continuous(0.01) as other, working(store):
+            for _ in range(5):
+                one.ship()
+                other.ship()
+        assert restored(Backups.of(storage), path) == rows(store)
+        assert not Backups.of(storage).verify().problems
+
+
+def test_a_fork_neither_ships_nor_stops_what_its_parent_ships(path: Path) -> None:
+    with Store.open(path) as store, store.backup_to(path.with_name("backups")).continuous(0.01) as shipping:
+        shipping.ship()
+        store.config.set("before", 1)
+
+        def job() -> str:
+            store.config.set("child", 1)
+            try:
+                shipping.ship()
+            except StoreError as error:
+                shipping.stop()
+                return error.message
+            return ""
+
+        joins = [fork(job) for _ in range(3)]
+        store.config.set("after", 1)
+        assert [join() for join in joins] == [repr("the parent process ships")] * 3
+        shipping.ship()
+        assert restored(shipping.backups, path) == rows(store)
+
+
+def test_where_there_is_no_log_of_a_file_nothing_is_shipped(path: Path) -> None:
+    with Store.open() as store, pytest.raises(Unsupported, match="log"):
+        store.backup_to(MemoryStorage()).continuous().start()
+    with Store.open(path) as store, pytest.raises(InvalidValue):
+        store.backups.continuous(0)
+    with Store.open(path, read_only=True) as store, pytest.raises(Unsupported, match="read-only"):
+        store.backups.continuous().start()
+
+
+def test_shipping_ends_with_its_store(path: Path) -> None:
+    with Store.open(path) as store:
+        shipping = store.backup_to(MemoryStorage()).continuous(0.01).start()
+        shipping.ship()
+        store.close()
+        until(lambda: shipping.status().failure is not None)
+        with pytest.raises(StoreError, match="closed"):
+            shipping.stop()
+
+
+# Damage
+
+
+@pytest.fixture
+def shipped(path: Path) -> Iterator[tuple[Backups, list[str]]]:
+    with Store.open(path) as store:
+        backups = store.backup_to(path.with_name("backups"))
+        with backups.continuous(60) as shipping:
+            shipping.ship()
+            names = []
+            for number in range(4):
+                store.config.set(f"key-{number}", "x" * 500)
+                names.append(shipping.ship().name)
+        yield backups, names
+
+
+def test_any_byte_changed_in_a_segment_is_told_with_its_name_and_nothing_is_restored(
+    path: Path, shipped: tuple[Backups, list[str]]
+) -> None:
+    backups, names = shipped
+    file = path.with_name("backups") / names[2]
+    data = file.read_bytes()
+    chance = random.Random(7)
+    for at in {0, 11, len(data) - 1, *(chance.randrange(len(data)) for _ in range(25))}:
+        changed = bytearray(data)
+        changed[at] ^= 1 << chance.randrange(8)
+        file.write_bytes(changed)
+        assert names[2] in {problem.file for problem in backups.verify(integrity=False).problems}, at
+        with pytest.raises(CorruptBackup):
+            backups.restore(into=path.with_name("restored.db"))
+        assert not path.with_name("restored.db").exists()
+    file.write_bytes(data)
+    assert not backups.verify(integrity=False).problems
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_segment_that_is_missing_is_told_and_what_is_before_it_can_be_restored(
+    path: Path, shipped: tuple[Backups, list[str]], number: int
+) -> None:
+    backups, names = shipped
+    (path.with_name("backups") / names[number]).unlink()
+    problems = backups.verify(integrity=False).problems
+    assert [problem.file for problem in problems] == [names[number + 1]]
+    assert names[number] in problems[0].what
+    with pytest.raises(CorruptBackup, match="missing"):
+        backups.restore(into=path.with_name("restored.db"))
+    backups.restore(backups.list()[0].id, into=path.with_name("restored.db"))
