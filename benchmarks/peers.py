@@ -12,7 +12,9 @@ import sys
 import uuid
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from datetime import timedelta
+from dataclasses import make_dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any, ClassVar
 
 from places import Durability, Place, PostgreSQLPlace
@@ -308,34 +310,42 @@ class PgQueuer(_Async):
         self._runner.close()
 
 
-MOVED = {"x": 12, "y": 7, "by": "scout"}
+@cache
+def _moved() -> Any:
+    """A class of events for the library `eventsourcing`."""
+    base = importlib.import_module("eventsourcing.domain").DomainEvent
+    moved = make_dataclass("Moved", [("x", int), ("y", int), ("by", str)], bases=(base,), frozen=True)
+    importlib.import_module("eventsourcing.utils").register_topic("bench:Moved", moved)
+    return moved
 
 
 class EventSourcing(Peer):
-    """Its recorder alone, which is what its applications and aggregates are built upon: events as bytes, under ids and numbers of ours."""
+    """Its event store, which its applications and aggregates are built upon, with its JSON transcoder."""
 
     name, module, engine = "eventsourcing", "eventsourcing.sqlite", "sqlite"
     durabilities: ClassVar[Sequence[Durability]] = ("full",)  # it leaves synchronous at SQLite's own FULL
-    notes: ClassVar = {"": "the recorder alone: no event ids, types, times or metadata; json.dumps and json.loads are ours"}
+    notes: ClassVar = {"": "its EventStore: no ids of events, no metadata, numbers and times given by the caller"}
 
     def __init__(self, place: Place) -> None:
-        library = self.load()
-        self._stored: Any = importlib.import_module("eventsourcing.persistence").StoredEvent
+        library, persistence = self.load(), importlib.import_module("eventsourcing.persistence")
+        transcoder = persistence.JSONTranscoder()
+        for transcoding in (persistence.UUIDAsHex(), persistence.DatetimeAsISO()):
+            transcoder.register(transcoding)
+        self._mapper: Any = persistence.Mapper(transcoder)
         datastore = library.SQLiteDatastore(place.new())
         self._recorder: Any = library.SQLiteApplicationRecorder(datastore)
-        self._recorder.create_table()
         self._snapshots: Any = library.SQLiteAggregateRecorder(datastore, events_table_name="snapshots")
-        self._snapshots.create_table()
+        for recorder in (self._recorder, self._snapshots):
+            recorder.create_table()
+        self._store: Any = persistence.EventStore(self._mapper, self._recorder)
+        self._kept: Any = persistence.EventStore(self._mapper, self._snapshots)
         self._close = datastore.close
         self._versions: dict[uuid.UUID, int] = {}
         self._streams: list[uuid.UUID] = []
 
     def _append(self, stream: uuid.UUID, size: int) -> None:
-        version = self._versions.get(stream, 0)
-        stored = self._stored
-        self._recorder.insert_events(
-            [stored(stream, number, "moved", json.dumps(MOVED).encode()) for number in range(version + 1, version + size + 1)]
-        )
+        version, moved, now = self._versions.get(stream, 0), _moved(), datetime.now(UTC)
+        self._store.put([moved(stream, number, now, 12, 7, "scout") for number in range(version + 1, version + size + 1)])
         self._versions[stream] = version + size
 
     def append(self, given: tuple[int, int]) -> None:
@@ -372,14 +382,14 @@ class EventSourcingReading(EventSourcing):
     def read_streams(self, streams: int) -> None:
         """Reads streams of a thousand events."""
         for stream in self._filled(streams, 1_000):
-            assert len([json.loads(event.state) for event in self._recorder.select_events(stream)]) == 1_000
+            assert len(list(self._store.get(stream))) == 1_000
 
     def read_log(self, thousands: int) -> None:
         """Reads so many thousand events of all streams."""
         self._filled(thousands, 1_000)
         start, found = 1, 0
         while page := self._recorder.select_notifications(start, 1_000):
-            found += len([json.loads(event.state) for event in page])
+            found += len([self._mapper.to_domain_event(event) for event in page])
             start = page[-1].id + 1
         assert found == thousands * 1_000
 
@@ -394,16 +404,16 @@ class EventSourcingReading(EventSourcing):
         known = bool(self._streams)
         [stream] = self._filled(1, thousands * 1_000)
         if not known:
-            self._snapshots.insert_events([self._stored(stream, thousands * 1_000, "sum", json.dumps(12 * thousands * 1_000).encode())])
+            self._kept.put([_moved()(stream, thousands * 1_000, datetime.now(UTC), 12 * thousands * 1_000, 0, "a snapshot")])
             self._append(stream, 50)
         for _ in range(times):
-            [snapshot] = self._snapshots.select_events(stream, desc=True, limit=1)
-            assert self._sum(stream, json.loads(snapshot.state), snapshot.originator_version) == 12 * (thousands * 1_000 + 50)
+            [snapshot] = self._kept.get(stream, desc=True, limit=1)
+            assert self._sum(stream, snapshot.x, snapshot.originator_version) == 12 * (thousands * 1_000 + 50)
 
     def _sum(self, stream: uuid.UUID, total: int, after: int) -> int:
-        while page := self._recorder.select_events(stream, gt=after, limit=1_000):
+        while page := list(self._store.get(stream, gt=after, limit=1_000)):
             for event in page:
-                total += json.loads(event.state)["x"]
+                total += event.x
             after = page[-1].originator_version
         return total
 

@@ -62,8 +62,11 @@ def new_id(now: int) -> str:
 
 def new_ids(now: int, size: int) -> list[str]:
     """`size` new ids in ascending order; see `new_id`."""
-    _, prefix, numbers = _new_series(now)
-    return [f"{prefix}{number:012x}" for number in islice(numbers, size)]
+    global _series  # noqa: PLW0603 - the one series of this process
+    series = _series
+    if series[0] != now:
+        series = _series = _new_series(now)
+    return [f"{series[1]}{number:012x}" for number in islice(series[2], size)]
 
 
 def _new_series(now: int) -> tuple[int, str, Iterator[int]]:

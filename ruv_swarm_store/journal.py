@@ -108,10 +108,10 @@ class Journal:
         return self._alone(self._stop)
 
     def _stop(self, run: Executor) -> bool:
-        if triggers.journaling(run) is None:
-            return False
-        triggers.stop(run)
-        return True
+        begun = triggers.begun(run)
+        if begun:
+            triggers.stop(run)
+        return begun
 
     def _alone(self, step: Callable[[Executor], T]) -> T:
         """Runs a step that takes the tables for itself."""

@@ -167,14 +167,15 @@ def journal_kept(connection: Connection, clock: Clock) -> Iterator[None]:
     Its triggers are made for the tables of this release. So none are there meanwhile, and at another revision it ends, with a warning.
     """
     before = _revision(connection)
-    journaled = connection.dialect.has_table(connection, schema.event_journal.name) and journal.journaling(connection) is not None
-    if journaled:
+    begun = connection.dialect.has_table(connection, schema.event_journal.name) and journal.begun(connection)
+    whole = begun and journal.journaling(connection) is not None
+    if begun:
         journal.remove(connection)
     yield
     after = _revision(connection)
-    if not journaled:
+    if not begun:
         return
-    if after == before:
+    if after == before and whole:
         journal.install(connection)
     elif after == schema.REVISION:
         journal.start(connection, clock())

@@ -9,16 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 from sqlalchemy import Executable, Row, SelectBase
 
 from ruv_swarm_store import codec, engines, migrations
 from ruv_swarm_store.agents import Agents
-from ruv_swarm_store.backup.backups import Backups, storage_at
-from ruv_swarm_store.backup.encryption import Key
-from ruv_swarm_store.backup.frames import Compression
-from ruv_swarm_store.backup.storage import BackupStorage, DirectoryStorage, MemoryStorage
 from ruv_swarm_store.clock import Clock, duration, system_clock
 from ruv_swarm_store.config import Config
 from ruv_swarm_store.engines import Capabilities, Durability, Engine, Executor, Options, Scope, Storing, Trace
@@ -29,6 +25,12 @@ from ruv_swarm_store.journal import Journal
 from ruv_swarm_store.messages import Messages
 from ruv_swarm_store.metrics import Metrics
 from ruv_swarm_store.tasks import Tasks
+
+if TYPE_CHECKING:
+    from ruv_swarm_store.backup.backups import Backups
+    from ruv_swarm_store.backup.encryption import Key
+    from ruv_swarm_store.backup.frames import Compression
+    from ruv_swarm_store.backup.storage import BackupStorage
 
 
 class Repositories:
@@ -302,6 +304,8 @@ class Store(Repositories):
         memory, until it is closed. Raises `Unsupported` for a database on a server: use `backup_to`.
         """
         if self._backups is None:
+            from ruv_swarm_store.backup import Backups, DirectoryStorage, MemoryStorage
+
             if (file := self._engine.file) is not None:
                 self._backups = Backups(DirectoryStorage(f"{file}.backups"), self._engine)
             elif not self.capabilities.processes:
@@ -320,6 +324,8 @@ class Store(Repositories):
         `compression` is `none`, `zlib` or `zstd`, the default where it is installed. A `key` encrypts (AES-256-GCM): 32 bytes, or a
         passphrase. Raises `Unsupported` when what a URL, Zstandard or encryption takes is not installed.
         """
+        from ruv_swarm_store.backup.backups import Backups, storage_at
+
         return Backups(storage_at(storage), self._engine, compression=compression, key=key)
 
     @property

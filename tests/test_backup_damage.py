@@ -150,6 +150,8 @@ def test_a_consistent_lie_is_found_by_what_it_gives(directory: Path):
         with pytest.raises(CorruptBackup):
             told.restore(into=directory / "new.db")
     assert sorted(path.name for path in directory.iterdir()) == ["swarm.db"]
+    storage.write(made.manifest, [manifest.seal(manifest.Backup(**fields | {"pages": made.pages + 1}))])
+    assert [problem.file for problem in Backups.of(storage).verify(integrity=False).problems] == [made.name("pages")]
 
 
 def test_a_database_that_was_damaged_already_is_told_of_and_not_restored(path: Path, directory: Path):
@@ -238,8 +240,9 @@ def test_a_store_that_is_open_here_is_not_replaced(store: Store, tmp_path: Path)
         target.tasks.enqueue("mine")
         for place in (tmp_path / "target.db", store._engine.file):
             assert place is not None
-            with pytest.raises(Conflict, match="in use"):
-                store.backups.restore(into=place, overwrite=True)
+            for dry_run in (True, False):  # known before anything is read
+                with pytest.raises(Conflict, match="in use"):
+                    store.backups.restore(into=place, overwrite=True, dry_run=dry_run)
         target.tasks.enqueue("mine")
     assert count(tmp_path / "target.db") == 2
 
@@ -288,6 +291,30 @@ def test_a_store_that_is_open_elsewhere_is_not_replaced(store: Store, tmp_path: 
     assert count(target) == 10
 
 
+READING = """
+import sqlite3, sys
+raw = sqlite3.connect(sys.argv[1])
+assert raw.execute("PRAGMA journal_mode=DELETE").fetchone()[0] == "delete"
+raw.execute("BEGIN")
+print(raw.execute("SELECT count(*) FROM tasks").fetchone()[0], flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_database_without_a_log_is_not_replaced_while_somebody_reads(store: Store, tmp_path: Path, environment: dict[str, str]):
+    store.backups.create()
+    target = other(tmp_path / "target.db", 3)
+    arguments = [sys.executable, "-c", READING, str(target)]
+    with subprocess.Popen(arguments, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "3\n"
+        with pytest.raises(Conflict, match="in use"):
+            store.backups.restore(into=target, overwrite=True)
+        process.communicate("\n")
+    store.backups.restore(into=target, overwrite=True)
+    assert count(target) == 10
+
+
 CRASHED = """
 import os, sys
 from ruv_swarm_store import Store
@@ -327,6 +354,37 @@ def test_a_damaged_store_is_what_backups_are_for(store: Store, tmp_path: Path, e
     store.backups.restore(into=target, overwrite=True)
     assert count(target) == 10
     assert sorted(path.name for path in tmp_path.glob("target.db*")) == ["target.db"]
+
+
+CHANGED = """
+import os, sys
+from sqlalchemy import text
+from ruv_swarm_store import Store
+store = Store.open(sys.argv[1])
+store.execute(text("UPDATE tasks SET priority = 7"))
+os._exit(1)
+"""
+
+
+def test_a_log_that_cannot_be_brought_in_is_not_left_beside_what_is_restored(store: Store, tmp_path: Path, environment: dict[str, str]):
+    store.backups.create()
+    target = other(tmp_path / "target.db", 10)
+    subprocess.run([sys.executable, "-c", CHANGED, str(target)], env=environment, timeout=60, check=False)
+    log = (tmp_path / "target.db-wal").read_bytes()
+    target.write_bytes(b"\xff" * 5_000)
+    store.backups.restore(into=target, overwrite=True)
+    assert sorted(path.name for path in tmp_path.glob("target.db*")) == ["target.db"]
+    with Store.open(target) as restored:
+        assert {task.priority for task in restored.tasks.find_all()} == {store.tasks.find_all()[0].priority}
+        assert restored.check() == []
+    # What it would have done: the log is valid, and says nothing of whose it is.
+    shutil.copy(target, tmp_path / "victim.db")
+    (tmp_path / "victim.db-wal").write_bytes(log)
+    raw = sqlite3.connect(tmp_path / "victim.db")
+    with pytest.raises((AssertionError, sqlite3.DatabaseError)):
+        assert raw.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert raw.execute("SELECT DISTINCT priority FROM tasks").fetchall() != [(7,)]
+    raw.close()
 
 
 def test_who_opens_the_file_in_the_last_moment_does_not_write_into_the_void(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -421,7 +479,7 @@ def test_a_kill_during_a_restoration_leaves_one_store_or_the_other(store: Store,
     backups.create()
     target = other(tmp_path / "target.db", 3)
     seen = set()
-    for number in range(4):
+    for number in range(3):
         arguments = [sys.executable, "-c", RESTORE, str(tmp_path / "kept"), str(target)]
         with subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None

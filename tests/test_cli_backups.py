@@ -188,6 +188,27 @@ def test_drills_are_listed(path: Path) -> None:
     assert [entry["drill"] for entry in as_json("backup", "list", "-s", path, "--drills")] == [None, done]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="there are no pseudo-terminals")
+def test_a_terminal_has_room_for_ids(path: Path, environment: dict[str, str]) -> None:
+    import fcntl
+    import struct
+    import termios
+
+    id = as_json("backup", "create", "-s", path)["id"]
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 80, 0, 0))
+    env = {name: value for name, value in environment.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")} | {"TERM": "xterm"}
+    for command in (["verify"], ["list"], ["list", "--drills"]):
+        arguments = [sys.executable, "-m", "ruv_swarm_store.cli", "backup", *command, "-s", str(path)]
+        with subprocess.Popen(arguments, stdin=theirs, stdout=theirs, stderr=theirs, env=env) as running:
+            running.wait(60)
+        shown = os.read(ours, 100_000).decode()
+        assert (command == ["verify"]) == ("verifying" in shown)  # a bar
+        assert "nothing is damaged" in shown or id in shown
+    os.close(theirs)
+    os.close(ours)
+
+
 def test_earlier_states_are_restored_and_told_before(path: Path, tmp_path: Path) -> None:
     first, before = as_json("backup", "create", "-s", path), state(path)
     between = first["created_at"] + 1

@@ -58,9 +58,10 @@ def test_ids_differ_and_sort_by_time() -> None:
 
 @given(st.integers(0, 2**48 - 1), st.integers(0, 300))
 def test_ids_of_a_batch_ascend(now: int, count: int) -> None:
-    ids = new_ids(now, count)
+    ids = [*new_ids(now, count), new_id(now), *new_ids(now, count)]
     assert ids == sorted(set(ids))
-    assert len(ids) == count
+    assert len(ids) == 2 * count + 1
+    assert {uuid.UUID(id).int >> 80 for id in ids} == {now}
 
 
 def test_the_system_clock_is_in_milliseconds_of_utc() -> None:

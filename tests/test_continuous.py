@@ -16,14 +16,16 @@ from typing import Any
 
 import churn
 import fleet
+import msgspec
 import pytest
 from crew import fork
 from sqlalchemy import select
 
 from ruv_swarm_store import NewEvent, Store, StoreError, schema
-from ruv_swarm_store.backup import continuous, retrying
+from ruv_swarm_store.backup import continuous, retrying, segments
 from ruv_swarm_store.backup.backups import Backups
 from ruv_swarm_store.backup.storage import DirectoryStorage, MemoryStorage
+from ruv_swarm_store.engines.sqlite.log import SQLiteLog
 from ruv_swarm_store.errors import CorruptBackup, InvalidValue, Unavailable, Unsupported
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
@@ -130,7 +132,7 @@ def working(store: Store, threads: int = 3) -> Iterator[None]:
             agent = store.agents.register("worker", name=f"w-{number}")
             while not ending.is_set():
                 with store.transaction() as unit:
-                    unit.tasks.enqueue("work", {"size": "x" * chance.randrange(3000)})
+                    unit.tasks.enqueue("work", {"size": "x" * chance.randrange(300)})
                     if chance.random() < 0.7 and (task := unit.tasks.claim(agent)) is not None:
                         unit.tasks.complete(task)
                     unit.config.set(f"key-{chance.randrange(20)}", chance.random())
@@ -194,6 +196,50 @@ def test_without_a_journal_an_instant_is_the_last_look_before_it(path: Path) -> 
                 assert old.config.get("number") == number
 
 
+def test_what_is_too_much_for_single_commits_is_shipped_as_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(continuous, "MOST", 30)
+    with Store.open(path, journal=True) as store, store.backup_to(MemoryStorage()).continuous(60) as shipping:
+        before = shipping.ship()
+        instants = []
+        for number in range(40):
+            store.config.set("key", number)
+            time.sleep(0.002)
+            instants.append((store._engine.clock(), store.events.last_position()))
+            time.sleep(0.002)
+        shipping.ship()
+        backups = shipping.backups
+        assert restored(backups, path) == rows(store)
+        middle, position = instants[20]
+        for number, given in enumerate(({"at": middle}, {"position": position})):
+            found = backups.restore(into=path.with_name(f"{number}.db"), **given)
+            assert (found.exact, found.position) == (False, before.position)
+            with Store.open(path.with_name(f"{number}.db")) as old:
+                assert old.config.get("key") is None
+
+
+def test_what_is_committed_in_the_middle_of_a_look_is_found_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    look = SQLiteLog._look
+    with Store.open(path, journal=True) as store, store.backup_to(MemoryStorage()).continuous(60) as shipping:
+        shipping.ship()
+        store.config.set("key", 1)
+        position = store.events.last_position()
+
+        def late(log: SQLiteLog) -> Any:
+            store.config.set("key", 2)
+            return look(log)
+
+        monkeypatch.setattr(SQLiteLog, "_look", late)
+        assert shipping.ship().position == position, "what is told is what is in it for certain"
+        monkeypatch.setattr(SQLiteLog, "_look", look)
+        store.config.set("key", 3)
+        shipping.ship()
+        for number, wanted in enumerate((position, position + 1, position + 2), 1):
+            found = shipping.backups.restore(into=path.with_name(f"{number}.db"), position=wanted)
+            assert (found.exact, found.position) == (True, wanted)
+            with Store.open(path.with_name(f"{number}.db")) as old:
+                assert old.config.get("key") == number
+
+
 # Logs that are restarted, cut off, grown and shared with others
 
 
@@ -223,6 +269,21 @@ def test_nothing_is_missed_whatever_others_do_to_the_log(path: Path, environment
         assert shipping.status().backups == 1, "continuity was always certain"
         assert shipping.status().failures == 0
     assert before > 100
+
+
+@pytest.mark.parametrize("interval", [0.01, 60.0])
+def test_the_log_is_kept_short(path: Path, interval: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(continuous, "SHORTEN", 300_000)
+    monkeypatch.setattr(continuous, "BETWEEN", 0.0)
+    with Store.open(path) as store, store.backup_to(path.with_name("backups")).continuous(interval) as shipping:
+        for number in range(400):
+            store.config.set(f"key-{number % 7}", os.urandom(5_000).hex())
+            if number % 10 == 0:
+                shipping.ship()
+        assert shipping.status().log_bytes < 2_000_000, "without it, 400 commits take 7 MB"
+        assert shipping.status().backups == 1
+        shipping.ship()
+        assert restored(shipping.backups, path) == rows(store)
 
 
 def check_churned(backups: Backups, into: Path, least: int) -> None:
@@ -319,8 +380,8 @@ def test_a_log_that_would_grow_too_much_is_let_go_and_an_increment_makes_it_good
         shipping.ship()
         faulty.error = OSError(errno.ENOSPC, "full")
         until(lambda: store.config.set("key", os.urandom(10_000).hex()) and shipping._base is None)
-        with closing(sqlite3.connect(path)) as raw:
-            assert raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0), "somebody still holds the log"
+        with closing(sqlite3.connect(path, timeout=0.001)) as raw:
+            until(lambda: raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0))  # nobody holds it for long
         faulty.error = None
         until(lambda: shipping.status().failure is None)
         store.config.set("after", 1)
@@ -439,6 +500,20 @@ def test_a_fork_neither_ships_nor_stops_what_its_parent_ships(path: Path) -> Non
         assert restored(shipping.backups, path) == rows(store)
 
 
+def test_what_a_log_has_lost_while_a_fork_had_closed_all_connections_is_made_good(path: Path) -> None:
+    with Store.open(path) as store, store.backup_to(MemoryStorage()).continuous(60) as shipping:
+        shipping.ship()
+        assert fork(lambda: None)() == "None"
+        for _ in range(2):
+            store.config.set("lost", 1)
+            with closing(sqlite3.connect(path)) as raw:
+                assert raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)
+        store.config.set("after", 1)
+        shipping.ship()
+        assert shipping.status().backups == 2
+        assert restored(shipping.backups, path) == rows(store)
+
+
 def test_where_there_is_no_log_of_a_file_nothing_is_shipped(path: Path) -> None:
     with Store.open() as store, pytest.raises(Unsupported, match="log"):
         store.backup_to(MemoryStorage()).continuous().start()
@@ -505,3 +580,15 @@ def test_a_segment_that_is_missing_is_told_and_what_is_before_it_can_be_restored
     with pytest.raises(CorruptBackup, match="missing"):
         backups.restore(into=path.with_name("restored.db"))
     backups.restore(backups.list()[0].id, into=path.with_name("restored.db"))
+
+
+def test_a_segment_that_continues_another_state_is_not_applied(path: Path, shipped: tuple[Backups, list[str]]) -> None:
+    backups, names = shipped
+    catalog, base = backups._catalog, backups.list()[0]
+    reading = segments.Reading(catalog, base, names[3])
+    pages = list(reading.pages())
+    strange = msgspec.structs.replace(reading.segment, start="0-1-2")
+    catalog.write_frames(names[3], lambda: [msgspec.json.encode(strange), b"".join(pages)], "none", None)
+    assert [problem.file for problem in backups.verify(integrity=False).problems] == [names[3]]
+    with pytest.raises(CorruptBackup, match="does not continue"):
+        backups.restore(into=path.with_name("restored.db"))

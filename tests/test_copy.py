@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from ruv_swarm_store import Conflict, InvalidValue, NewEvent, Store, StoreError, codec, migrations, schema, transfer
 from ruv_swarm_store.cli.commands import app
+from ruv_swarm_store.config import Config
 from ruv_swarm_store.engines import Engine, Options, connect
 from ruv_swarm_store.errors import CorruptRow
-from ruv_swarm_store.store import Repositories
 from ruv_swarm_store.transfer import copy, copy_between
 
 
@@ -142,7 +142,7 @@ def test_the_copy_goes_on_working(source: Store, target: str) -> None:
 
 def test_a_target_with_a_row_is_refused(source: Store, target: str) -> None:
     with opened(target) as engine:
-        Repositories(engine).config.set("mine", 1)
+        Config(engine).set("mine", 1)
         with pytest.raises(Conflict, match=r"is not empty.*swarm_config"):
             copy_between(engine_of(source), engine)
     with Store.open(target) as store:

@@ -6,6 +6,7 @@ import sqlite3
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -146,6 +147,31 @@ def test_a_fork_in_the_middle_of_an_image_is_told(path: Path) -> None:
                 image.read(0, 1)
         with store._engine.image() as image:
             assert len(whole(image, 3)) == image.count * image.page_size
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_fork_waits_for_an_image_whose_holder_goes_on_using_the_store(path: Path) -> None:
+    with Store.open(path) as store:
+        store.config.set("key", 1)
+        begun, forking = threading.Event(), threading.Event()
+        read = []
+
+        def hold() -> None:
+            with store._engine.image() as image:
+                begun.set()
+                forking.wait()
+                time.sleep(0.02)
+                read.extend([store.config.get("key"), store.tasks.count()])  # a connection of this thread's is opened
+                store.config.set("key", 2)
+                whole(image, 100)
+
+        holder = threading.Thread(target=hold)
+        holder.start()
+        begun.wait()
+        forking.set()
+        assert fork(lambda: store.config.get("key"))() == "2"
+        holder.join()
+        assert read == [1, 0]
 
 
 # The log's file, against SQLite's own recovery

@@ -170,6 +170,19 @@ def test_where_nothing_is_to_be_migrated_it_goes_on(address: str) -> None:
         assert agrees(store) == 1
 
 
+def test_a_migration_begins_one_with_holes_anew(address: str, newer: None, clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Store.open(address, clock=clock, journal=True) as store:
+        with store._engine.transaction() as run:
+            triggers.remove(run)
+            run.execute(text(triggers._WORDS[run.dialect.name].create(schema.agents)[0]), {})
+        store.config.set("k", 1)
+        assert store.journal.status() is None
+    monkeypatch.setattr(schema, "REVISION", NEXT)
+    with Store.open(address, clock=clock) as store:
+        assert store.journal.status() is not None
+        assert agrees(store) == 1
+
+
 def test_nothing_of_it_is_left_below_its_revision(address: str) -> None:
     with Store.open(address, journal=True) as store:
         store.config.set("k", 1)

@@ -258,7 +258,7 @@ class Shipping:
     def _ship_changes(self, log: Log) -> None:
         self._send_waiting()
         look = self._look(log, log.read)
-        if log.used > SHORTEN and (now := time.monotonic()) - self._shortened > BETWEEN:
+        if look.changes.commits and log.used > SHORTEN and (now := time.monotonic()) - self._shortened > BETWEEN:
             # Into memory first: what is committed while the storage is written to would only make the log longer.
             self._shortened = now
             rest = self._look(log, lambda: log.shorten(look.changes, MOST))

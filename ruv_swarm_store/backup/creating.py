@@ -43,9 +43,9 @@ def create(
                 _finish(catalog, backup)
                 if parent is None or _is_whole(catalog, backup):
                     return backup
-            # Meanwhile somebody has pruned what this one would add to.
+            # Meanwhile somebody has pruned what this one would add to. What has been a backup's id is not another's.
             catalog.delete(catalog.contents(), [id])
-            parent = None
+            id, parent = _next_id(contents, began_at), None
 
 
 def _next_id(contents: Contents, now: int) -> str:

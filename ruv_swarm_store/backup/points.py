@@ -81,7 +81,7 @@ def _reach(catalog: Catalog, contents: Contents, backup: Backup, at: int | None,
             if (taken[-1][1] if taken else backup).began_at > at:
                 exact = bool(taken) and taken[-1][1].journaled
                 break  # all that is in it was committed after that
-            if segment.ended_at > at and not segment.journaled:
+            if segment.ended_at > at and (segment.coalesced or not segment.journaled):
                 break
         taken.append((name, segment))
         if (at is not None and segment.timestamp > at) or (position is not None and segment.position >= position):
@@ -91,14 +91,18 @@ def _reach(catalog: Catalog, contents: Contents, backup: Backup, at: int | None,
     if not taken:
         return replace(of(backup), exact=exact)
     last = taken[-1][1]
-    known = [backup.position, *(segment.position for _, segment in taken if position is None or segment.position <= position)]
+    known = [
+        segment.position
+        for _, segment in taken
+        if (position is None or segment.position <= position) and (at is None or segment.timestamp <= at)
+    ]
     return Point(
         backup=backup,
         segments=[name for name, _ in taken],
-        instant=at if at is not None and exact else last.began_at,
-        position=max(known) if at is None else max([backup.position, *(s.position for _, s in taken if s.timestamp <= at)]),
+        instant=last.began_at if at is None else min(at, last.began_at),
+        position=max([backup.position, *known]),
         exact=exact,
-        latest=None if position is None and (at is None or not exact) else (position, at),
+        latest=(position, at) if position is not None or (at is not None and last.journaled) else None,
     )
 
 

@@ -37,8 +37,8 @@ class Retention(Struct, frozen=True, kw_only=True):
             raise InvalidValue("this retention keeps nothing", hint="Give one, such as Retention(last=5) or Retention(daily=7, monthly=12)")
 
     def chosen(self, backups: Sequence[Backup]) -> set[str]:
-        """The ids of those to keep of some, given oldest first. What they add to is not counted."""
-        kept = {backup.id for backup in backups[-1:]}  # the newest, always
+        """The ids of those to keep of some, given oldest first; the newest is always among them. What they add to is not counted."""
+        kept = set()
         for name, period in _PERIODS.items():
             left: int = getattr(self, name)
             seen = set()

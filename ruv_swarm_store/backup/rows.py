@@ -241,21 +241,18 @@ class _Arriving:
 class _File:
     """A backup's file, line by line."""
 
-    def __init__(self, backup: Backup, frames: Iterator[bytes]) -> None:
+    def __init__(self, backup: Backup, frames: Iterable[bytes]) -> None:
         self.backup = backup
-        self.frames = frames
+        self.begun = False
+        """Whether rows were asked for."""
         self._lines = _lines(frames)
         self.line = next(self._lines, b"")
         """The one to be read next; empty at the end."""
-        self.streams: Sequence[_Arriving] = ()
-        self.begun = False
-        """Whether rows were asked for."""
-
-    def open(self) -> None:
-        """Reads what tables there are."""
         metadata = MetaData()
         header = msgspec.json.decode(self.next(), type=_Header)
-        self.streams = [_Arriving(self, Plan(_table(described, metadata))) for described in header.tables]
+        self.streams = [_Arriving(self, _plan(described, metadata)) for described in header.tables]
+        if len({stream.plan.table.name for stream in self.streams}) < len(self.streams):
+            raise ValueError("it has a table twice")
 
     def next(self) -> bytes:
         """Goes on by a line; the one that was passed."""
@@ -265,7 +262,7 @@ class _File:
     def numbers(self) -> Mapping[str, int]:
         """The numbers, which stand at the end."""
         numbers = msgspec.json.decode(self.next(), type=_Numbers)
-        if self.line:
+        if self.line or next(self._lines, None) is not None:
             raise ValueError("it goes on after its end")
         return numbers.last
 
@@ -275,18 +272,14 @@ def _reading(catalog: Catalog, backup: Backup, report: Callable[[int], object] |
     """A backup's file, opened. Whatever damage to it leads to is raised as `CorruptBackup`."""
     name = backup.name("rows")
     frames = catalog.read(backup, "rows", report)
-    begun = False
+    file = None
     try:
         file = _File(backup, frames)
-        file.open()
-        try:
-            yield file
-        finally:
-            begun = file.begun
+        yield file
     except CorruptBackup:
         raise
     except Exception as error:
-        if isinstance(error, StoreError) and (error.retryable or not begun):
+        if isinstance(error, StoreError) and (error.retryable or file is None or not file.begun):
             raise
         for _ in frames:  # raises what is wrong with the file, if that is why
             pass
@@ -309,8 +302,13 @@ def _lines(frames: Iterable[bytes]) -> Iterator[bytes]:
         raise ValueError("it ends within a line")
 
 
+def _plan(described: _Table, metadata: MetaData) -> Plan:
+    """The plan of a table as it was when the backup was made."""
+    known = schema.metadata.tables.get(described.name)
+    return Plan(_table(described, metadata)) if known is None or _described(known) != described else transfer.plan_of(known)
+
+
 def _table(described: _Table, metadata: MetaData) -> Table:
-    """A table with the columns it had when the backup was made."""
     columns = {column.name: column for column in described.columns}
     whole = (
         all(map(_is_name, (described.name, *columns)))

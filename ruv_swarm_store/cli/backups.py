@@ -54,7 +54,7 @@ KeyFile = Annotated[
         help="Holds the key: 32 bytes, or 64 hexadecimal digits; other text is a passphrase.",
     ),
 ]
-Id = Annotated[str | None, typer.Argument(metavar="[ID]", show_default=False, help="Which backup; without, the latest state there is.")]
+Id = Annotated[str | None, typer.Argument(metavar="ID", show_default=False, help="Which backup; without, the latest state there is.")]
 Keep = Annotated[int, typer.Option(min=0, metavar="N", show_default=False, help="The last N.")]
 Hourly = Annotated[int, typer.Option(min=0, metavar="N", show_default=False, help="The newest of each of the last N hours that have any.")]
 Daily = Annotated[int, typer.Option(min=0, metavar="N", show_default=False, help="Likewise of days, in UTC.")]
@@ -177,7 +177,13 @@ def list_(
     ]
     columns = ("id", "kind", "format", "began", "event", "revision", "size", "encrypted", "drill")
     width = len(columns) - (not drills)
-    print_table(columns[:width], [row[:width] for row in rows], numbers=("event", "size"))
+    print_table(
+        columns[:width],
+        [row[:width] for row in rows],
+        numbers=("event", "size"),
+        long="drill" if drills else "began",
+        spare=("encrypted", "revision", "format", "event", "size", *(("began", "kind") if drills else ())),
+    )
 
 
 def _outcome(drill: Drill | None) -> str:
@@ -186,7 +192,7 @@ def _outcome(drill: Drill | None) -> str:
 
 @app.command()
 def verify(
-    id: Annotated[str | None, typer.Argument(metavar="[ID]", show_default=False, help="Which backup; without, all.")] = None,
+    id: Annotated[str | None, typer.Argument(metavar="ID", show_default=False, help="Which backup; without, all.")] = None,
     store: Address = SWARM,
     place: From = None,
     quick: Annotated[bool, typer.Option("--quick", help="Read every byte, but do not put the databases together.")] = False,

@@ -7,16 +7,18 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console, JustifyMethod
 from rich.filesize import decimal
-from rich.progress import TaskID
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 WIDE = 1_000_000
 """Columns of a pipe: nothing is ever wrapped or cut there."""

@@ -84,6 +84,11 @@ def journaling(on: Speaker) -> Journaling | None:
     return None
 
 
+def begun(on: Speaker) -> bool:
+    """Whether it was started and not stopped, whatever has become of its triggers."""
+    return bool(list(on.execute(_STATE, {})))
+
+
 def start(on: Speaker, now: int) -> Journaling:
     """Has every change from now on journaled, after an `inserted` event for each row there is."""
     words = _WORDS[on.dialect.name]

@@ -1,6 +1,7 @@
 """Backups: what was there is there again, or nothing is touched and the error says why."""
 
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -404,7 +405,7 @@ def test_a_clock_may_be_set_back(store: Store, backups: Backups, clock: Any):
     assert backups.newest() == made[-1]
     assert made[-1].began_at == clock.now
     assert [backup.kind for backup in made[1:]] in (["incremental"] * 3, ["full"] * 3)
-    assert all(older.id in (newer.parent, None) or newer.parent is None for older, newer in zip(made, made[1:], strict=False))
+    assert all(newer.parent in (older.id, None) for older, newer in pairwise(made))
     assert backups.drill().rows["tasks"] == 3
 
 

@@ -42,6 +42,23 @@ def test_streams_are_told_apart_by_id_and_type(store: Store):
     assert (store.events.version("a", type="x"), store.events.version("a", type="y"), store.events.version("c", type="x")) == (2, 1, 0)
 
 
+@pytest.mark.parametrize(
+    "seldom", [{"metadata": {"m": 1}}, {"schema_version": 2}, {"correlation_id": "c"}, {"causation_id": "c"}, {"metadata": False}]
+)
+def test_what_an_event_carries_besides_its_data_is_kept(store: Store, seldom):
+    field, value = next(iter(seldom.items()))
+    without = {"schema_version": 1}.get(field)
+    special = NewEvent("special", **seldom)
+    store.events.append("a", [special], type="thing")
+    store.events.append("a", [special], type="thing", expected_version=1)
+    store.events.append("a", [NewEvent("plain"), special], type="thing")
+    store.events.append_many([Append("a", [NewEvent("plain")], "thing"), Append("a", [special], "thing")])
+    assert [getattr(event, field) for event in store.events.read("a")] == [value, value, without, value, without, value]
+    for other in ("metadata", "schema_version", "correlation_id", "causation_id"):
+        if other != field:
+            assert {getattr(event, other) for event in store.events.read("a")} == {1 if other == "schema_version" else None}
+
+
 # Expected versions
 
 

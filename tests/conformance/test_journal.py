@@ -502,6 +502,12 @@ def test_triggers_that_were_tampered_with_are_no_journal(store: Store):
     store.config.set("k", 2)
     store.journal.start()
     rebuilt(store)
+    with store._engine.transaction() as run:
+        triggers.remove(run)
+        run.execute(text(triggers._WORDS[run.dialect.name].create(schema.agents)[0]), {})
+    assert store.journal.stop() is True
+    store.agents.register("w")
+    assert told(store, "agents") == []
 
 
 def test_an_event_of_somebody_else_s_making_is_named(store: Store):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -30,8 +30,10 @@ New = Callable[..., Any]
 class Shelf:
     """A storage with one backup of a store in it."""
 
-    def __init__(self, store: Store, *, compression: Compression = "zlib", key: Key | None = None) -> None:
-        self.storage = MemoryStorage()
+    def __init__(
+        self, store: Store, *, compression: Compression = "zlib", key: Key | None = None, storage: MemoryStorage | None = None
+    ) -> None:
+        self.storage: Any = storage or MemoryStorage()
         self.catalog = Catalog(self.storage, key)
         self.told: list[tuple[int, int]] = []
         self.backup = format_rows.create(
@@ -245,6 +247,31 @@ def test_a_backup_is_of_one_instant_while_others_write(new_database: New) -> Non
     assert states[0] >= 20
 
 
+class Failing(MemoryStorage):
+    """A storage whose every write fails at first, after some of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failed: set[str] = set()
+
+    def write(self, name: str, chunks: Iterable[bytes]) -> None:
+        if name not in self.failed:
+            self.failed.add(name)
+            next(iter(chunks))
+            raise OSError("the line is busy")
+        super().write(name, chunks)
+
+
+def test_an_attempt_that_failed_is_made_anew_of_the_same_instant(full: Store, new_database: New, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(format_rows, "FRAME", 2_000)
+    shelf = Shelf(full, storage=Failing())
+    assert shelf.storage.failed == {shelf.name}
+    assert shelf.verify() == []
+    target = new_database().open()
+    shelf.restore(target._engine)
+    assert rows(target) == rows(full)
+
+
 # Damage
 
 
@@ -274,7 +301,7 @@ def test_what_is_damaged_leaves_nothing_behind(small: Store, new_database: New) 
     whole = shelf.file
     target = new_database().open()
     cuts = [whole[:-1], whole[: len(whole) // 2], whole + b"\0", b""]
-    flips = [whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :] for place in range(3, len(whole), len(whole) // 24)]
+    flips = [whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :] for place in range(3, len(whole), len(whole) // 12)]
     for damaged in cuts + flips:
         shelf.file = damaged
         with pytest.raises(CorruptBackup) as raised:
@@ -311,6 +338,7 @@ def test_a_file_that_was_made_up_is_refused(small: Store, new_database: New) -> 
         "a wide row": [*good[:agent], good[agent][:-1] + b",1]", *good[agent + 1 :]],
         "no end": good[:-1],
         "more at the end": [*good, b"[]"],
+        "more after a gap": [*good, b"", b"[]"],
         "a table less": [*good[:end], *good[end + 1 :]],
         "no header": good[1:],
         "a foreign table": [good[0].replace(b'"name":"agents"', b'"name":"strangers"', 1), *good[1:]],

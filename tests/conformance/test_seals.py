@@ -12,7 +12,7 @@ from sqlalchemy import delete, insert, select, update
 from ruv_swarm_store import NewEvent, Store, UnitOfWork, migrations, schema
 from ruv_swarm_store.engines import Options, connect
 from ruv_swarm_store.errors import InvalidValue, Unsupported
-from ruv_swarm_store.events import reading
+from ruv_swarm_store.events import reading, seals
 from ruv_swarm_store.transfer import copy_between
 
 events, links = schema.events.c, schema.event_seals.c
@@ -232,6 +232,27 @@ def test_what_cannot_be_read_is_a_fault_of_its_block(database: Any, sealed: Stor
     assert audit.fault is not None
     assert audit.fault.link is not None
     assert audit.links == 1
+
+
+def test_who_was_overtaken_goes_on_from_the_other_s_links(store: Store, monkeypatch):
+    fill(store, 10)
+    read = seals._pages
+    overtaken = False
+
+    def overtake(*arguments: Any) -> Iterator[Any]:
+        nonlocal overtaken
+        yield from read(*arguments)
+        if not overtaken:
+            overtaken = True
+            fill(store, 2, "late")
+            store.events.seal(block=3)
+
+    monkeypatch.setattr(seals, "_pages", overtake)
+    store.events.seal(block=8)
+    fill(store, 1, "later")
+    store.events.seal(block=8)
+    audit = store.events.verify()
+    assert (audit.intact, audit.links, audit.events, audit.unsealed) == (True, 5, 13, 0)
 
 
 @pytest.mark.needs("threads")

@@ -34,6 +34,7 @@ class Totals:
     def clear(self, work: UnitOfWork, slot: str) -> None:
         for key in work.config.prefix(f"{slot}/"):
             work.config.delete(key)
+        work.metrics.record("cleared", 1)
         self.after_effect()
 
 
@@ -51,7 +52,7 @@ def live(address: str, kind: str, name: str, chances: random.Random) -> None:
     """Handles events until there are none, or until it dies."""
 
     def perhaps_die() -> None:
-        if chances.random() < 0.08:
+        if chances.random() < (0.04 if kind == "projection" else 0.08):  # a build must be done now and then
             die()
         if chances.random() < 0.1:
             time.sleep(chances.uniform(0, 0.004))

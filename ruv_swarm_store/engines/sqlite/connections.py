@@ -202,6 +202,10 @@ class Reader(SQLiteExecutor):
     def __exit__(self, *_: object) -> None:
         self._lock.release()
 
+    def enter(self, timeout: float) -> bool:
+        """Takes the lock if that takes no more seconds; whether it did."""
+        return self._lock.acquire(timeout=timeout)
+
     def suspend(self) -> None:
         """Closes the connection until the next statement; call it with the lock held."""
         self.raw.close()

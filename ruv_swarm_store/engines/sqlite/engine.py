@@ -416,18 +416,35 @@ class SQLiteEngine(Engine):
 
         Inside a transaction of this thread's nothing can be closed: the child is kept from the file then.
         """
-        if self._owner == threading.get_ident() or not self._lock.acquire(timeout=self._options.timeout):
+        if self._owner == threading.get_ident() or not self._hold_everybody():
             return
         self._forking = threading.get_ident()
-        self._opening.acquire()
-        self._suspended = list(self._readers)
         for reader in self._suspended:
-            reader.__enter__()
             reader.suspend()
         self._watch.pause()
         if self._writer is not None:
             self._writer.raw.close()
             self._writer = None
+
+    def _hold_everybody(self) -> bool:
+        """Takes the lock of the writer and of every reader, as soon as nobody uses one; whether that was soon enough."""
+        deadline = time.monotonic() + self._options.timeout
+        while self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            self._opening.acquire()
+            held: list[Reader] = []
+            for reader in list(self._readers):
+                if not reader.enter(timeout=0.05):
+                    break  # held for a snapshot, perhaps, whose holder may be waiting for what is held here
+                held.append(reader)
+            else:
+                self._suspended = held
+                return True
+            for reader in held:
+                reader.__exit__()
+            self._opening.release()
+            self._lock.release()
+            time.sleep(0.001)
+        return False
 
     def after_fork(self) -> None:
         """In the parent: lets everybody go on."""

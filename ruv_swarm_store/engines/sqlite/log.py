@@ -52,7 +52,7 @@ class Logged(Changes):
         self.commits.append(Commit(commit.pages, commit.size))
 
     def contents(self) -> Iterator[bytes]:
-        if self._log is not None and self._header is not None:
+        if self._log is not None and self._header is not None and self.commits:
             yield from wal.read_pages(self._log, self._header, self._first, self.written)
             self._check()
 
@@ -62,7 +62,7 @@ class Logged(Changes):
         return Coalesced(self, last, lambda: self._pages(last.values()))
 
     def _pages(self, frames: Iterable[int]) -> Iterator[bytes]:
-        if self._log is not None and self._header is not None:
+        if self._log is not None and self._header is not None and self.commits:
             for frame in frames:
                 yield wal.read_at(self._log, self.page_size, self._header.offset(frame))
             self._check()
