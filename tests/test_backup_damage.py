@@ -202,6 +202,43 @@ def test_an_increment_never_trusts_a_damaged_base(caplog: pytest.LogCaptureFixtu
     assert "base is damaged" in caplog.text
 
 
+def test_an_increment_adds_to_the_newest_that_is_whole():
+    storage = MemoryStorage()
+    with Store.open() as store:
+        backups = store.backup_to(storage)
+        whole, broken = backups.create(), backups.create()
+        storage.delete(broken.name("pages"))
+        made = backups.create("incremental")
+        assert made.parent == whole.id
+        assert backups.newest() == made
+
+
+def test_verification_reads_manifests_again():
+    storage = MemoryStorage()
+    with Store.open() as store:
+        backups = store.backup_to(storage)
+        made = backups.create()
+        assert list(backups.list()) == [made]
+        storage._files[made.manifest] = storage._files[made.manifest].replace(b"full", b"fool")
+        assert [problem.file for problem in backups.verify().problems] == [made.manifest]
+
+
+def test_a_file_that_became_smaller_comes_back_smaller(path: Path, tmp_path: Path):
+    with Store.open(path) as store:
+        many = store.tasks.enqueue_many([("bulk", {"text": "x" * 500})] * 400)
+        large = store.backups.create()
+        store.tasks.delete_many([task.id for task in many])
+        with sqlite3.connect(path) as raw:
+            raw.execute("VACUUM")
+        raw.close()
+        small = store.backups.create("incremental")
+        assert (small.kind, small.page_count < large.page_count) == ("incremental", True)
+        assert store.backups.verify().ok
+        for backup in (small, large):
+            store.backups.restore(backup, into=tmp_path / f"{backup.id}.db")
+            assert (tmp_path / f"{backup.id}.db").stat().st_size == backup.page_count * backup.page_size
+
+
 # Over a store that is there
 
 

@@ -159,7 +159,7 @@ def test_five_instants_under_load_are_restored_row_for_row(path: Path, compressi
     with Store.open(path, journal=True) as store:
         storage = MemoryStorage()
         backups = Backups(storage, store._engine, compression=compression)
-        with backups.continuous(0.03) as shipping, working(store):
+        with backups.continuous(0.03) as shipping, working(store, threads=2):
             shipping.ship()
             for _ in range(5):
                 time.sleep(0.1)
@@ -194,6 +194,45 @@ def test_without_a_journal_an_instant_is_the_last_look_before_it(path: Path) -> 
             assert (restored.exact, restored.instant) == (False, began)
             with Store.open(path.with_name(f"{number}.db")) as old:
                 assert old.config.get("number") == number
+
+
+def test_what_leaves_no_event_comes_along_within_one_look(path: Path) -> None:
+    with Store.open(path, journal=True) as store, store.backup_to(MemoryStorage()).continuous(60) as shipping:
+        shipping.ship()
+        store.config.set("key", 1)
+        shipping.ship()
+        instant = store._engine.clock()
+        for number in range(4):
+            time.sleep(0.003)
+            store.messages.publish("later", number)
+            shipping.ship()
+        store.config.set("key", 2)
+        shipping.ship()
+        found = shipping.backups.restore(into=path.with_name("old.db"), at=instant)
+        assert found.exact
+        with Store.open(path.with_name("old.db")) as old:
+            assert old.config.get("key") == 1
+            assert old.messages.count() <= 1
+
+
+def test_without_a_journal_nothing_committed_after_an_instant_is_restored(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    look = SQLiteLog._look
+    with Store.open(path) as store, store.backup_to(MemoryStorage()).continuous(60) as shipping:
+        shipping.ship()
+        store.config.set("key", 1)
+        shipping.ship()
+
+        def late(log: SQLiteLog) -> Any:
+            time.sleep(0.02)
+            store.config.set("key", 2)
+            return look(log)
+
+        monkeypatch.setattr(SQLiteLog, "_look", late)
+        began = shipping.ship().instant
+        monkeypatch.setattr(SQLiteLog, "_look", look)
+        shipping.backups.restore(into=path.with_name("old.db"), at=began + 5)
+        with Store.open(path.with_name("old.db")) as old:
+            assert old.config.get("key") == 1
 
 
 def test_what_is_too_much_for_single_commits_is_shipped_as_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 import random
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -237,9 +237,10 @@ def test_an_increment_whose_base_was_pruned_meanwhile_becomes_a_full_backup(cloc
         clock.advance(60)
         store.tasks.enqueue("crawl")
         for point in ("hashes", "manifest"):  # before the increment's manifest is written, and at that very moment
-            storage.at, storage.base = point, base.id
+            storage.at, storage.base, storage.written = point, base.id, []
             made = backups.create("incremental")
             assert made.kind == "full"
+            assert len([name for name in storage.written if name.endswith("manifest")]) == (1 if point == "hashes" else 2)
             assert [one.id for one in backups.list()] == [made.id]
             assert backups.drill().passed
             clock.advance(60)
@@ -250,9 +251,11 @@ class Vanishing(MemoryStorage):
     """As a file of an increment is written, its base is removed."""
 
     at = base = ""
+    written: ClassVar[list[str]] = []
 
     def write(self, name: str, chunks: Any) -> None:
         super().write(name, chunks)
+        self.written.append(name)
         if self.base and name.endswith(self.at) and not name.startswith(self.base):
             for other in self.names(self.base):
                 self.delete(other)

@@ -51,7 +51,8 @@ CREATE FUNCTION event_seals_refuse() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN RAISE EXCEPTION 'event_seals is append-only' USING ERRCODE = 'feature_not_supported'; END $$"""
         )
         op.execute(
-            "CREATE TRIGGER event_seals_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON event_seals EXECUTE FUNCTION event_seals_refuse()"
+            "CREATE TRIGGER event_seals_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON event_seals "
+            "EXECUTE FUNCTION event_seals_refuse()"
         )
     op.create_table(
         "event_snapshots",

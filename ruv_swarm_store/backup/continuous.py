@@ -76,7 +76,7 @@ class Status(Struct, frozen=True, kw_only=True):
 class Shipping:
     """Ships what is committed while its `with` block lasts, in segments that continue a backup; it makes one where there is none.
 
-    Whoever commits waits for nothing but, once in some 12 MB of the database's log, a few milliseconds for its being begun anew.
+    Whoever commits waits for nothing but, once in some 12 MB of the database's log, about 10 ms for its being begun anew.
 
     While the storage fails, the log keeps what is to be stored. What it cannot keep, because a process without this has cut it off or
     because it would grow beyond measure, an incremental backup makes good: then single commits in between cannot be restored.

@@ -67,7 +67,9 @@ class Recounting:
 def verify(run: Run, totals: Totals, recount: Recount) -> None:
     """Raises `Mismatch` unless every task was completed once and the totals are those of the recount."""
     if wrong := run.audit():
-        raise Mismatch(f"{len(wrong)} tasks did not end as they must: {_some(wrong)}", hint=f"Look at run {run.id} with ruv-swarm events read")
+        raise Mismatch(
+            f"{len(wrong)} tasks did not end as they must: {_some(wrong)}", hint=f"Look at run {run.id} with: ruv-swarm events read"
+        )
     if different := differences(totals, recount.totals):
         if changed := _changed_since(run.began, run.path):
             hint = f"Changed since the run began: {_some(changed)}. Run it again while nobody edits the tree"

@@ -118,7 +118,7 @@ def test_insert_many_keeps_the_order(store: Store, noun: Noun, rows):
 def test_insert_many_is_all_or_none(store: Store, noun: Noun, rows):
     first = rows.insert(noun.make(1))
     entities = [noun.make(n) for n in range(2, 6)]
-    wrong: list[Any] = [object(), NewEvent("t"), structs.replace(noun.make(9), version=0), structs.replace(noun.make(9), version="1")]
+    wrong: list[Any] = [..., NewEvent("t"), structs.replace(noun.make(9), version=0), structs.replace(noun.make(9), version="1")]
     if noun.table != "metrics":
         wrong += [noun.make(1), noun.make(3), structs.replace(noun.make(9), **{noun.key: None})]
     for bad in wrong:
@@ -342,7 +342,7 @@ def test_execute_runs_any_statement(store: Store):
     assert [task.payload for task in store.tasks.find_all()] == [{"changed": 1.0}]
 
 
-@pytest.mark.parametrize("statement", ["SELECT 1", None, 5, object()], ids=repr)
+@pytest.mark.parametrize("statement", ["SELECT 1", None, 5, ...], ids=repr)
 def test_execute_takes_statements_not_text(store: Store, statement):
     with pytest.raises(InvalidValue):
         store.execute(statement)

@@ -225,7 +225,7 @@ def test_looking_for_what_cannot_be_there_is_an_error_of_ours_or_finds_nothing(s
     store.agents.register("worker", id="agent")
     store.groups.create("team", id="team")
     before = everything(store)
-    for bad in ("\ud800", 2**70, b"bytes", object()):
+    for bad in ("\ud800", 2**70, b"bytes", ...):
         try:
             assert not READS[read](store, bad)
         except StoreError:
@@ -237,7 +237,7 @@ def test_looking_for_what_cannot_be_there_is_an_error_of_ours_or_finds_nothing(s
 
 
 NOT_JSON = [
-    math.nan, math.inf, -math.inf, {1: 2}, {None: 1}, {True: 1}, {1.5: 1}, {"a": {(1, 2): 3}}, {1, 2}, b"bytes", bytearray(b"x"), object(),
+    math.nan, math.inf, -math.inf, {1: 2}, {None: 1}, {True: 1}, {1.5: 1}, {"a": {(1, 2): 3}}, {1, 2}, b"bytes", bytearray(b"x"), ...,
     1j, range(3), [[[{"x": math.nan}]]], {"deep": [{"er": {5: 6}}]},
 ]  # fmt: skip
 
