@@ -89,10 +89,12 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests on every Python from 3.11 up that this machine has (`-- -k name` to choose)."""
     install(session, ".[cli,postgres]", "--group", "test")
-    # The oldest Python here runs every engine; the others leave out PostgreSQL, which would take as long again on each.
+    # The oldest Python here runs everything; the others leave out PostgreSQL and the longest tests, which would take as long again on each.
     oldest = next((name for name in PYTHONS if shutil.which(f"python{name}")), session.python)
-    env = {} if session.posargs or session.python == oldest else {"RUV_SWARM_TEST_POSTGRES": "none"}
-    session.run("pytest", *session.posargs, env=env)
+    if session.posargs or session.python == oldest:
+        session.run("pytest", *session.posargs)
+    else:
+        session.run("pytest", "-m", "not long", env={"RUV_SWARM_TEST_POSTGRES": "none"})
 
 
 @nox.session

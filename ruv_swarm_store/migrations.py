@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
-from sqlalchemy import Connection, Text, column, delete, insert, select, table
+from sqlalchemy import Column, Connection, MetaData, PrimaryKeyConstraint, String, Table, delete, insert, inspect, select
+from sqlalchemy.schema import CreateTable
 
 from ruv_swarm_store import schema
 from ruv_swarm_store.clock import Clock
@@ -34,7 +35,10 @@ if hasattr(os, "register_at_fork"):
 _PACKAGED = Path(__file__).parent / "alembic"
 _CHECKOUT = Path(__file__).parent.parent / "alembic"
 
-_version_table = table("alembic_version", column("version_num", Text))
+# As Alembic makes it.
+_version_table = Table(
+    "alembic_version", MetaData(), Column("version_num", String(32)), PrimaryKeyConstraint("version_num", name="alembic_version_pkc")
+)
 _CURRENT = select(_version_table.c.version_num)
 _m = schema.schema_migrations.c
 _APPLIED = select(_m.version, _m.name, _m.applied_at, _m.checksum).order_by(_m.version)
@@ -124,7 +128,30 @@ def prepare(engine: Engine, *, migrate: bool) -> None:
             actual=at,
             expected=schema.REVISION,
         )
-    upgrade(engine)
+    if not (at is None and _create(engine)):
+        upgrade(engine)
+
+
+def _create(engine: Engine) -> bool:
+    """Makes the schema of an empty database from its description, which is where all revisions lead; whether it could be done.
+
+    It takes a tenth of the time of going through them, and does without importing Alembic.
+    """
+    revisions = available()
+    if engine.tables() or not revisions or revisions[-1].id != schema.REVISION:
+        return False
+    with engine.migration() as connection:
+        if inspect(connection).get_table_names():  # somebody else was faster
+            return False
+        schema.metadata.create_all(connection, checkfirst=False)
+        connection.execute(CreateTable(_version_table))
+        connection.execute(insert(_version_table).values(version_num=schema.REVISION))
+        now = engine.clock()
+        connection.execute(
+            insert(schema.schema_migrations),
+            [{"version": r.version, "name": r.name, "applied_at": now, "checksum": r.checksum} for r in revisions],
+        )
+    return True
 
 
 def upgrade(engine: Engine, to: str = "head") -> None:

@@ -111,6 +111,7 @@ def wait_for(condition: Callable[[], Any]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.long
 def test_each_command_as_it_is_really_run(path: Path, environment: dict[str, str]) -> None:
     def run(*arguments: str) -> str:
         command = [sys.executable, "-m", "ruv_swarm_store.cli", *arguments]

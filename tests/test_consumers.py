@@ -12,6 +12,8 @@ from consumer import Totals, record
 
 from ruv_swarm_store import NewEvent, Store
 
+pytestmark = pytest.mark.long
+
 EVENTS = 240
 LIVES = 16
 CREW = 2

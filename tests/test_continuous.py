@@ -72,6 +72,7 @@ def lines(path: Path) -> list[list[str]]:
     return [line.split() for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")] if path.exists() else []
 
 
+@pytest.mark.long
 def test_fleets_killed_at_any_time_lose_nothing_shipped(tmp_path: Path, harbour: Harbour) -> None:
     for round in range(20):
         directory = tmp_path / str(round)

@@ -26,6 +26,8 @@ from ruv_swarm_store.demo.totals import Recount, Totals, differences
 from ruv_swarm_store.demo.verification import Mismatch, verify
 from ruv_swarm_store.demo.worker import INDEXER
 
+pytestmark = pytest.mark.long
+
 posix = pytest.mark.skipif(os.name != "posix", reason="it takes signals")
 SLOW = ("--pace", "0.2")
 """For runs that are to be caught in the middle."""

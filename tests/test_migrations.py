@@ -125,7 +125,7 @@ def test_fresh_and_described_schemas_are_the_same(fresh: Path, described: Path) 
     assert ddl(fresh) == ddl(described)
 
 
-def test_an_upgraded_schema_is_the_same(tmp_path: Path, described: Path) -> None:
+def test_an_upgraded_schema_is_the_same(tmp_path: Path, described: Path, fresh: Path) -> None:
     path = tmp_path / "upgraded.db"
     engine = opened(path)
     for target in [known.id for known in migrations.available()]:
@@ -134,6 +134,10 @@ def test_an_upgraded_schema_is_the_same(tmp_path: Path, described: Path) -> None
     migrations.upgrade(engine)
     engine.close()
     assert ddl(path) == ddl(described)
+    # Where nothing was upgraded, Alembic's own table is as Alembic would have made it.
+    [(upgraded,)], [(made,)] = (rows(p, "SELECT sql FROM sqlite_master WHERE name = 'alembic_version'") for p in (path, fresh))
+    assert normal(upgraded) == normal(made)
+    assert rows(path, "SELECT * FROM alembic_version") == rows(fresh, "SELECT * FROM alembic_version")
 
 
 @pytest.mark.parametrize(
@@ -359,10 +363,23 @@ def test_without_migrate_a_schema_that_is_not_there_is_refused(tmp_path: Path) -
     engine.close()
 
 
-def test_opening_a_current_store_does_not_import_alembic(fresh: Path, python: Callable[..., str]) -> None:
+def test_only_a_store_of_an_earlier_revision_needs_alembic(fresh: Path, python: Callable[..., str]) -> None:
     code = "import sys; from ruv_swarm_store import Store; Store.open(sys.argv[1]).close(); print('alembic' in sys.modules)"
     assert python(code, str(fresh)).strip() == "False"
-    assert python(code, str(fresh.with_name("new.db"))).strip() == "True"
+    assert python(code, str(fresh.with_name("new.db"))).strip() == "False"
+    engine = opened(earlier := fresh.with_name("earlier.db"))
+    migrations.upgrade(engine, "0002")
+    engine.close()
+    assert python(code, str(earlier)).strip() == "True"
+
+
+def test_a_database_that_holds_something_else_goes_through_the_revisions(tmp_path: Path, described: Path) -> None:
+    with sqlite3.connect(path := tmp_path / "theirs.db") as connection:
+        connection.execute("CREATE TABLE theirs (a)")
+    connection.close()
+    Store.open(path).close()
+    assert {name: sql for name, sql in ddl(path).items() if name != "theirs"} == ddl(described)
+    assert rows(path, "SELECT version, name, checksum FROM schema_migrations ORDER BY version") == APPLIED
 
 
 def alembic(where: Path, environment: dict[str, str], *arguments: str) -> str:

@@ -11,6 +11,8 @@ import pytest
 
 from ruv_swarm_store import NewTask, Store, TaskStatus
 
+pytestmark = pytest.mark.long
+
 PROGRAM = Path(__file__).parent / "programs" / "drain.py"
 Worker = subprocess.Popen[str]
 

@@ -12,6 +12,7 @@ from sqlalchemy import Executable, Text, func, insert, literal_column, select
 from ruv_swarm_store import codec, schema
 from ruv_swarm_store.clock import new_id, new_ids
 from ruv_swarm_store.engines import Executor, Scope, insert_into, parameter, text_items
+from ruv_swarm_store.engines.journal import MARKS
 from ruv_swarm_store.entities import Event, NewEvent
 from ruv_swarm_store.errors import Conflict, InvalidValue
 from ruv_swarm_store.events.reading import EVENTS
@@ -113,13 +114,20 @@ def check(append: Append, upcasters: Upcasters | None) -> Checked:
             raise InvalidValue(f"{event!r} is no event to append", hint="Give NewEvent(type, data)")
     return Checked(
         codec.text(append.aggregate_id, "aggregate id"),
-        codec.text(append.type, "aggregate type"),
+        _kind(append.type),
         codec.integer(append.expected_version, "expected_version", EXISTS),
         [None if (id := event.id) is None else codec.text(id, "event id") for event in events],
         [codec.text(event.type, "event type") for event in events],
         codec.seal_many([event.data for event in events], "event data")[1],
         _seldom_of(events, append.cause, upcasters),
     )
+
+
+def _kind(type: Any) -> str:
+    kind = codec.text(type, "aggregate type")
+    if kind.startswith(MARKS) and kind[len(MARKS) :][:1] in {"", "."}:
+        raise InvalidValue(f"aggregate type {kind!r} belongs to the journal, which the database writes", hint="Choose another type")
+    return kind
 
 
 def _seldom_of(events: Sequence[NewEvent], cause: Event | None, upcasters: Upcasters | None) -> _Seldom | None:
@@ -157,7 +165,7 @@ def append_one(
     """
     params = {
         "aggregate": codec.text(stream, "aggregate id"),
-        "type": codec.text(kind, "aggregate type"),
+        "type": _kind(kind),
         "event_type": codec.text(event.type, "event type"),
         "event_data": codec.seal(event.data, "event data")[1],
         "expected": codec.integer(expected, "expected_version", ANY),

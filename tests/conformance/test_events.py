@@ -540,3 +540,12 @@ def test_one_number_of_a_stream_is_given_once(store: Store):
     with pytest.raises(StoreError):
         store.execute(insert(schema.events).values({**row, "sequence_number": 0}))
     assert store.events.find_all() == [event]
+
+
+@pytest.mark.parametrize("kind", ["journal", "journal.tasks", "journal."])
+def test_the_journal_s_streams_are_the_database_s(store: Store, kind):
+    for count in (1, 2):
+        with pytest.raises(InvalidValue, match="journal"):
+            append(store, "a", *["1"] * count, kind=kind)
+    assert store.events.count() == 0
+    assert append(store, "a", "1", kind="journalist") == append(store, "a", "1", kind="my journal") == 1

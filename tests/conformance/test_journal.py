@@ -418,6 +418,7 @@ def test_random_verbs_answer_alike_and_add_up(new_database: Callable[[], Any], s
     journaled.close()
 
 
+@pytest.mark.long
 def test_ten_thousand_random_operations_add_up(store: Store, clock):
     operations = 2_000 if IN_BROWSER else 10_000  # where everything takes several times as long
     one = Unruly(store, clock, random.Random(5))

@@ -276,6 +276,7 @@ class PostgreSQLEngine(Engine):
         try:
             with self._connect() as raw:
                 raw.execute("BEGIN")
+                raw.execute("SET LOCAL synchronous_commit = on")  # who goes on working must not find the schema gone after a crash
                 raw.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 1))", (self.schema,))
                 if raw.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (self.schema,)).fetchone() is None:
                     raw.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(self.schema)))
