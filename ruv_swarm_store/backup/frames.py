@@ -12,9 +12,11 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import suppress
 from functools import cache
-from typing import Any, Literal, get_args
+from importlib import import_module
+from typing import Any, Literal
 
 from ruv_swarm_store.backup.encryption import Cipher
 from ruv_swarm_store.errors import CorruptBackup, InvalidValue, Unsupported
@@ -38,11 +40,12 @@ def best_compression() -> Compression:
 
 def known(compression: str) -> Compression:
     """`compression`, if it is one that works here. Raises `InvalidValue` or `Unsupported` otherwise."""
-    if compression not in get_args(Compression):
-        raise InvalidValue(f"compression is {compression!r}", hint="Use 'none', 'zlib' or 'zstd'")
-    if compression == "zstd" and _zstd() is None:
-        raise _no_zstd()
-    return compression  # type: ignore[return-value]
+    for method in _METHODS:
+        if method == compression:
+            if method == "zstd" and _zstd() is None:
+                raise _no_zstd()
+            return method
+    raise InvalidValue(f"compression is {compression!r}", hint="Use 'none', 'zlib' or 'zstd'")
 
 
 class FrameWriter:
@@ -112,7 +115,7 @@ class FrameReader:
         """The checksum of the file so far, in hexadecimal."""
         return self._sum.hexdigest()
 
-    def __iter__(self) -> Iterator[bytes]:
+    def __iter__(self) -> Generator[bytes, None, None]:
         if self._take(len(MAGIC)) != MAGIC:
             raise self._damaged("does not begin as a backup's file does")
         number = 0
@@ -193,14 +196,10 @@ def _decompress(method: int, packed: bytes, plain: int) -> bytes:
 
 @cache
 def _zstd() -> Any:
-    try:
-        from compression import zstd  # type: ignore[import-not-found, unused-ignore]  # since Python 3.14
-    except ImportError:
-        try:
-            from backports import zstd
-        except ImportError:
-            return None
-    return zstd
+    for name in ("compression.zstd", "backports.zstd"):  # Python has it since 3.14
+        with suppress(ImportError):
+            return import_module(name)
+    return None
 
 
 def _zstd_error() -> type[Exception]:

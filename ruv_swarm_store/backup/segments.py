@@ -123,7 +123,7 @@ class Reading:
 
     def close(self) -> None:
         """Reads no more of it."""
-        self._frames.close()  # type: ignore[attr-defined]
+        self._frames.close()
 
     def pages(self) -> Iterator[bytes]:
         """What was stored for each page."""

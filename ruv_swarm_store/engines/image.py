@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import cached_property
 
 from ruv_swarm_store.engines.executor import Executor
 
@@ -38,10 +37,13 @@ class Copied(Image):
         self.count = len(data) // page_size
         self._data = data
         self._load = load
+        self._run: Executor | None = None
 
-    @cached_property
+    @property
     def run(self) -> Executor:
-        return self._load(self._data)
+        if self._run is None:
+            self._run = self._load(self._data)
+        return self._run
 
     def read(self, first: int, count: int) -> bytes:
         return self._data[first * self.page_size : (first + count) * self.page_size]

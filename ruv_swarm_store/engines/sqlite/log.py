@@ -36,11 +36,13 @@ _COPYING = 0.3
 class Logged(Changes):
     """Commits in a log's file, which must not be begun anew until they were read."""
 
+    _commits: list[Commit]
+
     def __init__(self, log: int | None, header: wal.Header | None, page_size: int, start: str | None, end: str | None) -> None:
         self.page_size = page_size
         self.start = start
         self.end = end
-        self.commits: list[Commit] = []
+        self.commits = self._commits = []
         self._log = log
         self._header = header
         self._first = 0
@@ -49,7 +51,7 @@ class Logged(Changes):
         """The next commit."""
         if not self.commits:
             self._first = commit.frame - len(commit.pages) + 1
-        self.commits.append(Commit(commit.pages, commit.size))
+        self._commits.append(Commit(commit.pages, commit.size))
 
     def contents(self) -> Iterator[bytes]:
         if self._log is not None and self._header is not None and self.commits:

@@ -10,7 +10,7 @@ import os
 import struct
 import sys
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import islice, repeat
 from typing import Any, NamedTuple
@@ -236,10 +236,9 @@ def _contributions(data: bytes, frames: int, header: Header) -> Iterator[Checksu
     )
 
 
-if hasattr(os, "pread"):
-    _pread = os.pread
-else:  # Windows, where nobody shares a descriptor
+def _seek_and_read(file: int, size: int, offset: int, /) -> bytes:
+    os.lseek(file, offset, os.SEEK_SET)
+    return os.read(file, size)
 
-    def _pread(file: int, size: int, offset: int) -> bytes:
-        os.lseek(file, offset, os.SEEK_SET)
-        return os.read(file, size)
+
+_pread: Callable[[int, int, int], bytes] = getattr(os, "pread", _seek_and_read)  # Windows has none, and nobody shares a descriptor there
