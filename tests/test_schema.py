@@ -63,3 +63,10 @@ def test_history_hangs_on_nothing_that_is_deleted() -> None:
 def test_a_stream_numbers_its_events_once() -> None:
     unique = [{column.name for column in c.columns} for c in schema.events.constraints if isinstance(c, UniqueConstraint)]
     assert {"aggregate_id", "sequence_number", "aggregate_type"} in unique
+
+
+def test_indexes_are_made_in_one_order() -> None:
+    """Of two indexes that serve alike SQLite takes the later: a random order would be a random plan."""
+    for table in schema.metadata.tables.values():
+        names = [index.name for index in table.indexes]
+        assert names == sorted(names)

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import DDL, CheckConstraint, Table, event
 from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.util import OrderedSet
 
 from ruv_swarm_store import schema
 
@@ -63,6 +64,8 @@ BEGIN PERFORM pg_advisory_xact_lock(hashtextextended(TG_TABLE_SCHEMA || '.{table
 
 
 def _dress(table: Table) -> None:
+    # Made in the same order in every process: of two indexes that look alike to it SQLite takes the later one.
+    table.indexes = OrderedSet(sorted(table.indexes, key=lambda index: str(index.name)))
     for index in table.indexes:
         if (where := index.info.get("where")) is not None:
             index.dialect_kwargs["sqlite_where"] = index.dialect_kwargs["postgresql_where"] = where
