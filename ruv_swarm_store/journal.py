@@ -87,7 +87,7 @@ class Journal:
         self._engine = engine
 
     def status(self) -> Journaling | None:
-        """Since when it is being written; None when it is not."""
+        """Since when it is being written; None when it is not, or not all of it since one of its triggers is gone, off or another."""
         with self._engine.read() as run:
             return triggers.journaling(run)
 

@@ -67,7 +67,8 @@ def copy_between(source: Engine, target: Engine, report: Report | None = None) -
     """`copy` for two databases that are open, both of them at this release's revision."""
     with source.snapshot() as here:
         total = sum(plan_of(table).count(here) for table in tables())
-        return fill(target, leaving(here), lambda: source.numbers(here), total, report)
+        whole = journal.journaling(here) is not None
+        return fill(target, leaving(here), lambda: source.numbers(here), total, report, journaled=whole)
 
 
 class Stream(Protocol):
@@ -115,11 +116,18 @@ def leaving(run: Executor) -> list[Leaving]:
 
 
 def fill(
-    target: Engine, streams: Sequence[Stream], numbers: Callable[[], Mapping[str, int]], total: int, report: Report | None = None
+    target: Engine,
+    streams: Sequence[Stream],
+    numbers: Callable[[], Mapping[str, int]],
+    total: int,
+    report: Report | None = None,
+    *,
+    journaled: bool = True,
 ) -> dict[str, Content]:
     """Writes all streams, of `total` rows, into a database without rows, in one transaction; compares what has arrived.
 
-    `numbers` is called after them for what `Engine.numbers` told. Raises as `copy`.
+    `numbers` is called after them for what `Engine.numbers` told. A journal that was begun goes on in the target; unless it is
+    known not to be whole (`journaled=False`): then it is no more so there. Raises as `copy`.
     """
     report = report or (lambda *_: None)
     contents: dict[str, Content] = {}
@@ -135,8 +143,8 @@ def fill(
                 plan.refer(there, references)
             contents[plan.table.name] = stream.content()
         target.number_on(there, numbers())
-        journaled = contents.get(schema.event_journal.name)
-        if journaled is not None and journaled.rows and migrations.current(target) == schema.REVISION:
+        begun = contents.get(schema.event_journal.name)
+        if journaled and begun is not None and begun.rows and migrations.current(target) == schema.REVISION:
             journal.install(there)  # now that all is there: what was inserted was journaled where it happened
         done = 0
         for stream in streams:

@@ -19,7 +19,7 @@ from ruv_swarm_store import Conflict, InvalidValue, NewEvent, Store
 from ruv_swarm_store.backup import manifest, restoring
 from ruv_swarm_store.backup.backups import Backups
 from ruv_swarm_store.backup.storage import DirectoryStorage, MemoryStorage
-from ruv_swarm_store.errors import CorruptBackup, CorruptDatabase, StoreError, Unsupported
+from ruv_swarm_store.errors import CorruptBackup, CorruptDatabase, StoreError, Unavailable, Unsupported
 from ruv_swarm_store.transfer import copy
 
 KEY = b"k" * 32
@@ -653,3 +653,81 @@ def test_a_moved_directory_of_backups_is_as_good(store: Store, tmp_path: Path):
     backups = Backups.of(tmp_path / "elsewhere")
     assert backups.verify().ok
     assert list(store.backups.list()) == []
+
+
+def test_the_latest_state_is_not_an_older_one_in_silence(tmp_path: Path, clock: Any):
+    storage = MemoryStorage()
+    with Store.open(clock=clock) as store:
+        backups = store.backup_to(storage)
+        first = backups.create()
+        clock.advance(60)
+        second = backups.create("incremental")
+        good = dict(storage._files)
+        for name, change in ((second.manifest, CHANGES["half"]), (second.name("pages"), None)):
+            storage._files = dict(good)
+            if change is None:
+                del storage._files[name]
+            else:
+                storage._files[name] = change(good[name])
+            damaged = Backups.of(storage)
+            with pytest.raises(CorruptBackup, match="the newest backup is damaged") as caught:
+                damaged.restore(into=tmp_path / "new.db", dry_run=True)
+            assert caught.value.data["file"] == name
+            drill = damaged.drill()
+            assert (drill.passed, drill.backup) == (False, first.id)
+            assert damaged.restore(first, into=tmp_path / "new.db", dry_run=True).exact
+            assert damaged.restore(at=first.began_at, into=tmp_path / "new.db", dry_run=True).backup == first.id
+        storage._files = {second.manifest: good[second.manifest][:-1]}
+        with pytest.raises(CorruptBackup):
+            Backups.of(storage).restore(into=tmp_path / "new.db", dry_run=True)
+        storage._files = dict(good)
+        storage._files[second.manifest] = good[second.manifest][:-1]
+        clock.advance(60)
+        third = backups.create()
+        assert Backups.of(storage).restore(into=tmp_path / "new.db", dry_run=True).backup == third.id
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no modes")
+def test_a_file_that_is_replaced_keeps_its_mode_and_its_owner(store: Store, tmp_path: Path):
+    target = other(tmp_path / "target.db", 3)
+    target.chmod(0o664)
+    if os.getuid() == 0:
+        os.chown(target, 1234, 5678)
+    was = target.stat()
+    made = store.backups.create()
+    store.backups.restore(made, into=target, overwrite=True)
+    now = target.stat()
+    assert (now.st_mode, now.st_uid, now.st_gid) == (was.st_mode, was.st_uid, was.st_gid)
+    store.backups.restore(made, into=tmp_path / "new.db")
+    assert (tmp_path / "new.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_log_that_was_moved_aside_comes_back_when_replacing_fails(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    target, log = tmp_path / "target.db", tmp_path / "target.db-shm"
+    target.write_bytes(b"no database any more" * 100)
+    log.write_bytes(b"what it was")
+    made = store.backups.create()
+    move = Path.replace
+
+    def failing(self: Path, to: Any) -> Path:
+        if Path(to) == target:
+            raise OSError("not now")
+        return move(self, to)
+
+    with monkeypatch.context() as patched, pytest.raises(StoreError, match="not now"):
+        patched.setattr(Path, "replace", failing)
+        store.backups.restore(made, into=target, overwrite=True)
+    assert log.read_bytes() == b"what it was"
+    assert target.read_bytes().startswith(b"no database")
+    store.backups.restore(made, into=target, overwrite=True)
+    assert (count(target), list(tmp_path.glob("target.db-*"))) == (10, [])
+
+
+def test_a_database_that_cannot_be_opened_just_now_is_not_taken_for_none(store: Store, tmp_path: Path):
+    target = other(tmp_path / "target.db", 3)
+    log = tmp_path / "target.db-wal"
+    log.mkdir()
+    before = target.read_bytes()
+    with pytest.raises(Unavailable, match="cannot be opened"):
+        store.backups.restore(store.backups.create(), into=target, overwrite=True)
+    assert (log.is_dir(), target.read_bytes()) == (True, before)

@@ -16,9 +16,12 @@ from ruv_swarm_store import InvalidValue, NotFound, Store
 from ruv_swarm_store.backup.backups import Backups, storage_at
 from ruv_swarm_store.backup.encryption import Cipher, Keyring
 from ruv_swarm_store.backup.frames import FRAME, MAGIC, Compression, FrameReader, FrameWriter, best_compression
+from ruv_swarm_store.backup.manifest import Backup, seal
 from ruv_swarm_store.backup.remote import FsspecStorage
 from ruv_swarm_store.backup.retrying import ATTEMPTS, RetryingStorage
 from ruv_swarm_store.backup.storage import BackupStorage, DirectoryStorage, MemoryStorage
+from ruv_swarm_store.clock import new_id
+from ruv_swarm_store.engines import name_of
 from ruv_swarm_store.errors import CorruptBackup, StoreError, Unavailable, Unsupported
 
 KINDS: dict[str, Callable[[Path], BackupStorage]] = {
@@ -475,3 +478,66 @@ def test_threads_may_share_backups(tmp_path: Path):
         assert made[0].kind == "full"
         assert max(backup.rows["tasks"] for backup in made) == 9
         assert store.backups.verify().ok
+
+
+def test_with_a_key_nothing_else_is_taken_for_the_latest(tmp_path: Path):
+    """Whoever can write to a storage can add a backup, but not one with the key."""
+    storage, key = MemoryStorage(), b"k" * 32
+    with Store.open(tmp_path / "swarm.db") as store:
+        store.config.set("who", "the owner")
+        safe = store.backup_to(storage, key=key)
+        real = safe.create()
+        store.config.set("who", "somebody")
+        forged = store.backup_to(storage).create()
+        strange = store.backup_to(storage, key=bytes(32)).create()
+        assert safe.newest() == real
+        added = safe.create("incremental")
+        assert (added.parent, added.encryption) == (real.id, real.encryption)
+        for later in (forged, strange):
+            fields = {name: getattr(later, name) for name in later.__struct_fields__} | {"id": new_id(added.began_at + 60_000)}
+            last = Backup(**fields | {"began_at": added.began_at + 60_000})
+            storage.write(last.manifest, [seal(last)])
+            for role in ("pages", "hashes"):
+                storage._files[last.name(role)] = storage._files[later.name(role)]
+    kept = Backups.of(storage, key=key)
+    assert kept.newest() == added
+    for place in ({}, {"at": added.began_at + 120_000}):
+        done = kept.restore(into=tmp_path / "new.db", dry_run=True, **place)
+        assert (done.backup, done.encrypted, done.exact) == (added.id, True, False)
+        assert len(done.passed_over) == 2
+    assert kept.drill().backup == added.id
+    named = kept.restore(forged.id, into=tmp_path / "new.db")
+    assert (named.backup, named.encrypted) == (forged.id, False)
+    for only in (forged, real):
+        alone = MemoryStorage()
+        alone._files = {name: data for name, data in storage._files.items() if name.startswith(only.id)}
+        other = Backups.of(alone, key=b"o" * 32)
+        with pytest.raises(InvalidValue, match="not the one of any"):
+            other.restore(into=tmp_path / "other.db")
+        assert other.newest() is None
+
+
+def test_two_stores_in_one_place_do_not_add_to_each_other(tmp_path: Path):
+    storage = MemoryStorage()
+    with Store.open(tmp_path / "a.db") as one, Store.open(tmp_path / "b.db") as two:
+        for store in (one, two):
+            store.config.set("name", store.address)
+        first = one.backup_to(storage).create()
+        second = two.backup_to(storage).create("incremental")
+        assert (second.kind, second.origin) == ("full", f"sqlite:///{tmp_path / 'b.db'}")
+        third = two.backup_to(storage).create("incremental")
+        assert (third.parent, one.backup_to(storage).newest()) == (second.id, first)
+        assert one.backup_to(storage).restore(into=tmp_path / "new.db", dry_run=True).backup == first.id
+        schedule = one.backup_to(storage).schedule(3_600, full_every=2)
+        assert not schedule._is_full_due()
+    kept = Backups.of(storage)
+    assert kept.newest() == third
+    with pytest.raises(InvalidValue, match="several stores"):
+        kept.restore(into=tmp_path / "new.db")
+    assert kept.restore(first, into=tmp_path / "new.db", dry_run=True).backup == first.id
+    for name, backup in (("a.db", first), ("b.db", third)):
+        assert Backups.of(storage, origin=str(tmp_path / name)).restore(into=tmp_path / "new.db", dry_run=True).backup == backup.id
+
+
+def test_where_a_database_is_holds_no_password():
+    assert name_of("postgresql+psycopg://me:secret@host/db?password=secret&host=/run") == "postgresql://me:***@host/db?host=%2Frun"

@@ -447,3 +447,36 @@ def test_without_a_journal_there_is_nothing_to_rebuild(tmp_path: Path) -> None:
     Store.open(tmp_path / "plain.db").close()
     assert "journal" in refused("rebuild", "-s", tmp_path / "plain.db")
     assert schema.REVISION in printed("current", "-s", tmp_path / "plain.db")
+
+
+def test_a_passphrase_may_be_of_any_length(path: Path, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    for ending in ("\n", "\r\n"):
+        phrase = "x" * (32 - len(ending))
+        key.write_bytes((phrase + ending).encode())
+        made = as_json("backup", "create", "-s", path, "--key-file", key)
+        assert made["encryption"]["derivation"] == "scrypt"
+        assert printed("backup", "drill", "-s", path, RUV_SWARM_BACKUP_KEY=phrase).startswith(made["id"])
+    for raw in (b"x" * 32, bytes(range(31)) + b"\n"):
+        key.write_bytes(raw)
+        assert as_json("backup", "create", "-s", path, "--key-file", key)["encryption"]["derivation"] == "none"
+
+
+def test_what_a_key_does_not_fit_is_told_of(path: Path, tmp_path: Path) -> None:
+    key = {"RUV_SWARM_BACKUP_KEY": "correct horse"}
+    safe = as_json("backup", "create", "-s", path, **key)["id"]
+    plain = as_json("backup", "create", "-s", path)["id"]
+    told = printed("backup", "restore", "-s", path, "--into", tmp_path / "one.db", **key)
+    assert f"{plain} is later, but not encrypted with this key" in told
+    assert as_json("backup", "restore", safe, "-s", path, "--into", tmp_path / "two.db", **key)["encrypted"]
+    told = printed("backup", "restore", plain, "-s", path, "--into", tmp_path / "three.db", **key)
+    assert "nothing proves" in told
+
+
+def test_of_two_stores_in_one_place_the_named_one_is_restored(path: Path, tmp_path: Path) -> None:
+    Store.open(tmp_path / "other.db").close()
+    place = tmp_path / "place"
+    made = as_json("backup", "create", "-s", path, "--to", place)["id"]
+    as_json("backup", "create", "-s", tmp_path / "other.db", "--to", place)
+    assert as_json("backup", "restore", "-s", path, "--from", place, "--into", tmp_path / "new.db")["backup"] == made
+    assert "several stores" in refused("backup", "restore", "-s", tmp_path / "third.db", "--from", place, "--into", tmp_path / "no.db")

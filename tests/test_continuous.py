@@ -9,12 +9,14 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import churn
+import crew
 import fleet
 import msgspec
 import pytest
@@ -25,6 +27,8 @@ from ruv_swarm_store import NewEvent, Store, StoreError, schema
 from ruv_swarm_store.backup import continuous, retrying, segments
 from ruv_swarm_store.backup.backups import Backups
 from ruv_swarm_store.backup.storage import DirectoryStorage, MemoryStorage
+from ruv_swarm_store.engines.log import Discontinuity
+from ruv_swarm_store.engines.sqlite import engine as engine_module
 from ruv_swarm_store.engines.sqlite.log import SQLiteLog
 from ruv_swarm_store.errors import CorruptBackup, InvalidValue, Unavailable, Unsupported
 
@@ -326,6 +330,78 @@ def test_the_log_is_kept_short(path: Path, interval: float, monkeypatch: pytest.
         assert restored(shipping.backups, path) == rows(store)
 
 
+def test_what_fails_while_the_log_is_shortened_leaves_no_gap(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(continuous, "SHORTEN", 100_000)
+    monkeypatch.setattr(continuous, "BETWEEN", 0.0)
+    with Store.open(path, timeout=0.05) as store, store.backup_to(MemoryStorage()).continuous(60) as shipping:
+        shipping.ship()
+        store.config.set("key", 0)
+        shipping.ship()
+        store.config.set("large", os.urandom(100_000).hex())
+        with closing(sqlite3.connect(path, isolation_level=None)) as raw:
+            raw.execute("BEGIN IMMEDIATE")
+            with pytest.raises(Unavailable, match="locked"):
+                shipping.ship()
+            raw.execute("ROLLBACK")
+        for number in range(3):
+            store.config.set("key", number)
+            shipping.ship()
+        assert restored(shipping.backups, path) == rows(store)
+        assert not shipping.backups.verify().problems
+        assert shipping.status().backups == 1
+
+
+def test_what_interrupts_between_storing_and_its_note_leaves_no_gap(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with Store.open(path) as store, store.backup_to(MemoryStorage()).continuous(60) as shipping:
+        shipping.ship()
+        store.config.set("key", 1)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(SQLiteLog, "stored", interrupt)
+            shipping.ship()
+        store.config.set("key", 2)
+        shipping.ship()
+        assert restored(shipping.backups, path) == rows(store)
+        assert shipping.status().backups == 1
+
+
+def test_a_large_transaction_is_shipped_from_the_log_and_the_log_shortened_later(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(continuous, "IN_MEMORY", 4 << 20)
+    monkeypatch.setattr(continuous, "SHORTEN", 8 << 20)
+    monkeypatch.setattr(continuous, "BETWEEN", 0.0)
+    with Store.open(path) as store:
+        backups = Backups(DirectoryStorage(path.with_name("backups")), store._engine, compression="zlib")
+        with backups.continuous(60) as shipping, closing(sqlite3.connect(path)) as raw:
+            shipping.ship()
+            raw.execute("CREATE TABLE large AS SELECT zeroblob(16000000) AS data")
+            raw.commit()
+            tracemalloc.start()
+            try:
+                shipping.ship()
+                assert tracemalloc.get_traced_memory()[1] < 10_000_000
+            finally:
+                tracemalloc.stop()
+            for number in range(3):
+                store.config.set("key", number)
+                shipping.ship()
+            log = shipping._log
+            assert log is not None
+            assert log.used < 1_000_000, "it was begun anew"
+            assert shipping.status().backups == 1
+        assert restored(backups, path) == rows(store)
+
+
+def test_threads_that_share_readers_are_lent_none_that_keeps_the_log(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "MOST_READERS", 1)
+    with Store.open(path) as store, store.backup_to(MemoryStorage()).continuous(60) as shipping:
+        store.config.set("key", 0)
+        shipping.ship()
+        store.config.set("key", 1)
+        assert crew.in_threads(40, lambda number, barrier: store.config.get("key")) == [1] * 40
+
+
 def check_churned(backups: Backups, into: Path, least: int) -> None:
     backups.restore(into=into)
     with closing(sqlite3.connect(into)) as raw:
@@ -506,6 +582,149 @@ def test_a_newer_full_backup_takes_over_and_old_segments_go_with_the_old_one(pat
         assert backups.list()[0].id == full.id
         assert restored(backups, path) == rows(store)
         assert not backups.verify().problems
+
+
+def test_at_its_end_shipping_has_changed_over_to_a_newer_full_backup(path: Path) -> None:
+    with Store.open(path) as store:
+        backups = store.backup_to(MemoryStorage())
+        with backups.continuous(60) as shipping:
+            shipping.ship()
+            full = backups.create("full")
+            store.config.set("key", 1)
+        last = shipping.status().shipped
+        assert last is not None
+        assert backups.chain(last.name.partition(".")[0])[0].id == full.id
+        backups.prune(1)
+        assert restored(backups, path) == rows(store)
+
+
+def test_what_is_told_to_be_shipped_is_so_behind_a_newer_full_backup_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Store.open(path) as store, store.backup_to(MemoryStorage()).continuous(60) as shipping:
+        shipping.ship()
+        store.config.set("key", 0)
+        shipping.ship()
+        backups = shipping.backups
+        full = backups.create("full")
+        time.sleep(0.003)
+        store.config.set("key", 1)
+        instant = store._engine.clock()
+        monkeypatch.setattr(continuous, "LOOK_AROUND", 0.0)
+        told = shipping.ship()
+        assert backups.chain(told.name.partition(".")[0])[0].id == full.id
+        assert told.instant >= instant
+        backups.prune(1)
+        assert restored(backups, path) == rows(store)
+
+
+def test_whatever_the_clock_says_the_latest_state_is_the_last_one(path: Path) -> None:
+    now = 1_800_000_000_000
+
+    def clock() -> int:
+        nonlocal now
+        now += 1
+        return now
+
+    with Store.open(path, clock=clock) as store, store.backup_to(MemoryStorage()).continuous(60) as shipping:
+        backups = shipping.backups
+        shipping.ship()
+        now += 60_000
+        store.config.set("key", 1)
+        shipping.ship()
+        now -= 3_600_000
+        store.config.set("key", 2)
+        backups.create()
+        assert restored(backups, path) == rows(store)
+        for number in range(3, 9):  # behind the older backup still
+            store.config.set("key", number)
+            shipping.ship()
+            assert restored(backups, path) == rows(store)
+        backups.create()
+        now -= 3_600_000
+        store.config.set("key", 9)
+        shipping.ship()
+        assert restored(backups, path) == rows(store)
+
+
+@pytest.mark.parametrize("other", [None, bytes(32)])
+def test_shipping_never_goes_on_behind_a_backup_with_another_key_or_none(
+    path: Path, other: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("cryptography")
+    monkeypatch.setattr(continuous, "LOOK_AROUND", 0.0)
+    key = bytes(range(32))
+    storage = MemoryStorage()
+    with Store.open(path) as store:
+        backups = store.backup_to(storage, key=key, compression="none")
+        others = store.backup_to(storage, key=other, compression="none")
+        for number in range(2):
+            backups.create()
+            others.create()
+            with backups.continuous(60) as shipping:
+                for _ in range(2):
+                    store.config.set("secret", f"in plain sight {number}")
+                    shipping.ship()
+                    others.create()
+                    store.config.set("secret", f"in plain sight {number} again")
+                    shipping.ship()
+                shipped = shipping.ship()
+            base = backups.get(shipped.name.partition(".")[0])
+            assert base.encryption is not None
+            assert shipping.status().failures == 0
+        sent = [name for name in storage.names() if ".log." in name]
+        assert sent
+        assert not [name for name in sent if b"in plain sight" in b"".join(storage.read(name))]
+        backups.restore(into=path.with_name("restored.db"))
+        with Store.open(path.with_name("restored.db")) as copy:
+            assert rows(copy) == rows(store)
+
+
+@pytest.mark.parametrize("asking", [True, False])
+def test_what_a_power_failure_has_cut_off_is_not_taken_for_committed(path: Path, asking: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not asking:
+        monkeypatch.setattr(SQLiteLog, "_copy", lambda log: None)  # as while somebody else copies
+    storage = MemoryStorage()
+    log = Path(f"{path}-wal")
+    with Store.open(path) as store, store.backup_to(storage).continuous(60) as shipping:
+        shipping.ship()
+        for number in range(20):
+            store.config.set(f"key-{number}", number)
+        shipping.ship()
+        file, frames = path.read_bytes(), bytearray(log.read_bytes())
+        place = shipping._sent[1]
+    assert place is not None
+    size = 4096 + 24
+    lost = 32 + (int(place.split("-")[1]) - 12) * size
+    frames[lost + 24 : lost + size] = bytes(4096)  # what did not reach the disk, though later frames did
+    path.write_bytes(file)
+    log.write_bytes(frames)
+    with Store.open(path) as store:
+        assert 0 < len(store.config.prefix("key-")) < 20
+        with store.backup_to(storage).continuous(60) as shipping:
+            for number in range(40):  # the log grows beyond what it was before
+                store.config.set("after", number)
+                shipping.ship()
+                if number in (0, 39):
+                    assert restored(shipping.backups, path) == rows(store)
+        assert shipping.status().backups == 1
+
+
+def test_a_log_begun_anew_before_the_first_look_is_not_taken_for_what_follows_its_place(path: Path) -> None:
+    with Store.open(path) as store, closing(sqlite3.connect(path, isolation_level=None)) as raw:
+        raw.execute("BEGIN")
+        raw.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        store.config.set("key", 1)
+        with store._engine.image() as image:
+            place = image.place
+        store.config.set("key", 2)
+        raw.execute("COMMIT")
+        _, in_log, copied = raw.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        assert in_log == copied > 0
+        with closing(store._engine.log()) as log:
+            log.hold()
+            assert log.resume(place)
+            store.config.set("key", 3)
+            with pytest.raises(Discontinuity):
+                log.read()
 
 
 def test_two_who_ship_the_same_store_do_not_disturb_each_other(path: Path) -> None:

@@ -11,8 +11,10 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import churn
+import crew
 import pytest
 from crew import fork
 from sqlalchemy import text
@@ -134,6 +136,42 @@ def test_descriptors_of_deleted_databases_are_closed(tmp_path: Path) -> None:
         path.unlink()
     with Store.open(tmp_path / "last.db") as store, store._engine.image():
         assert count() <= before + 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks belong to descriptors here")
+def test_the_descriptor_of_a_deleted_database_is_closed_when_nobody_reads_it_any_more(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "old.db") as store, Store.open(tmp_path / "new.db") as other:
+        store.config.set("key", "value")
+        with store._engine.image() as image:
+            data = whole(image, 3)
+            (tmp_path / "old.db").unlink()
+            with other._engine.image():
+                assert whole(image, 3) == data
+        before = len(image_module._opened)
+        with other._engine.image():
+            assert len(image_module._opened) < before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks belong to descriptors here")
+def test_many_threads_may_be_the_first_to_open_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(dict[Any, Any]):
+        def setdefault(self, *arguments: Any) -> Any:
+            try:
+                return super().setdefault(*arguments)
+            finally:
+                time.sleep(0.01)  # others come
+
+    monkeypatch.setattr(image_module, "_opened", Slow())
+    path = tmp_path / "file"
+    path.touch()
+
+    def read(number: int, barrier: threading.Barrier) -> int:
+        barrier.wait()
+        time.sleep(number / 1000)
+        with image_module.opened(str(path)) as file:
+            return file
+
+    assert len(set(crew.in_threads(8, read))) == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")

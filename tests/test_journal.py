@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import Column, MetaData, Table, Text, select, text
 from unruly import Unruly
 
 from ruv_swarm_store import Conflict, InvalidValue, NewTask, Store, engines, migrations, schema
@@ -183,6 +183,25 @@ def test_a_migration_begins_one_with_holes_anew(address: str, newer: None, clock
         assert agrees(store) == 1
 
 
+def test_a_revision_may_bring_a_table_that_is_journaled(address: str, newer: None, clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Store.open(address, clock=clock, journal=True) as store:
+        store.config.set("k", 1)
+    more = Table("more", MetaData(), Column("id", Text, primary_key=True), Column("what", Text))
+    script = migrations.scripts() / "versions" / f"{NEXT}_newer.py"
+    made = 'op.execute("CREATE TABLE more (id TEXT PRIMARY KEY, what TEXT)"); op.execute("INSERT INTO more VALUES (1, 2)")'
+    script.write_text(script.read_text().replace("def upgrade():\n", f"def upgrade():\n    {made}\n"))
+    monkeypatch.setattr(triggers, "TABLES", [*triggers.TABLES, more])
+    monkeypatch.setattr(schema, "REVISION", NEXT)
+    with Store.open(address, clock=clock) as store:
+        assert store.journal.status() is not None
+        store.execute(text("UPDATE more SET what = 'else'"))
+        assert agrees(store) == 3
+        assert [event.event_type for event in store.events.read("1", type="journal.more")] == ["more.inserted", "more.updated"]
+        assert store.journal.stop()
+        store.execute(text("DELETE FROM more"))
+        assert len(store.events.read("1", type="journal.more")) == 2
+
+
 def test_nothing_of_it_is_left_below_its_revision(address: str) -> None:
     with Store.open(address, journal=True) as store:
         store.config.set("k", 1)
@@ -228,6 +247,24 @@ def test_a_copy_of_a_journaled_store_is_journaled(address: str, target: str, clo
         assert (store.journal.status(), rows(store), agrees(store)) == (since, before, count)
         do_anything(store, clock, 50, seed=2)
         assert agrees(store) > count
+
+
+def test_a_copy_of_a_journal_with_holes_has_them_too(address: str, target: str, clock: Any) -> None:
+    with Store.open(address, clock=clock, journal=True) as store:
+        store.config.set("k", 1)
+        with store._engine.transaction() as run:
+            for statement in triggers._WORDS[run.dialect.name].drop(schema.swarm_config):
+                run.execute(text(statement), {})
+        store.config.set("k", 2)
+        assert store.journal.status() is None
+    copy(address, target)
+    with Store.open(target, clock=clock) as store:
+        assert store.journal.status() is None
+        assert not store.journal.rebuild().agrees
+    with Store.open(target, clock=clock, journal=True) as store:
+        assert [event.event_type for event in store.events.read("journal")] == ["journal.started"] * 2
+        store.config.set("k", 3)
+        assert agrees(store) == 2
 
 
 def test_a_store_is_made_of_the_journal_alone(address: str, target: str, clock: Any) -> None:
@@ -407,6 +444,27 @@ def test_postgresql_refuses_what_it_could_not_tell(on_server: tuple[Store, Any])
     with pytest.raises(Unsupported, match="journaled"):
         store.execute(text("TRUNCATE swarm_config"))
     assert agrees(store) == 1
+
+
+@pytest.mark.parametrize("how", ["DISABLE TRIGGER USER", "DISABLE TRIGGER journal_updated", "ENABLE REPLICA TRIGGER journal_updated"])
+def test_postgresql_s_triggers_that_are_off_are_no_journal(on_server: tuple[Store, Any], how: str) -> None:
+    store, connection = on_server
+    connection.execute(f"ALTER TABLE swarm_config {how}")
+    store.config.set("k", 1)
+    store.config.set("k", 2)
+    assert store.journal.status() is None
+    store.journal.start()
+    store.config.set("k", 3)
+    assert agrees(store) == 2
+    connection.execute("ALTER TABLE swarm_config ENABLE ALWAYS TRIGGER journal_updated")
+    assert store.journal.status() is not None
+
+
+def test_postgresql_may_be_set_to_quote_every_name(on_server: tuple[Store, Any]) -> None:
+    store, _ = on_server
+    with Store.open(f"{store.address}&options=-cquote_all_identifiers%3Don", journal=True) as other:
+        assert other.journal.status() == store.journal.status() is not None
+        assert len(other.events.read("journal")) == 1
 
 
 def test_postgresql_tells_of_strangers_wherever_they_look(on_server: tuple[Store, Any]) -> None:

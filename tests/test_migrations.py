@@ -1,6 +1,7 @@
 """The schema has one history: fresh, upgraded and described are the same, and what is applied is never edited."""
 
 import json
+import os
 import re
 import shutil
 import sqlite3
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import crew
 import first_release
@@ -163,6 +165,37 @@ def test_a_changed_check_is_noticed() -> None:
     assert normal(one) == normal(reordered)
     assert normal(one) != normal(one.replace("(1, 2)", "(1, 3)"))
     assert normal(one) != normal("CREATE TABLE t (b TEXT, a INTEGER, CONSTRAINT x CHECK (a IN (1, 2)), CONSTRAINT y UNIQUE (b)) STRICT")
+
+
+def test_a_view_in_a_table_s_place_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE VIEW agents AS SELECT 1")
+    with pytest.raises(StoreError, match="agents"):
+        Store.open(path)
+    assert rows(path, "SELECT name FROM sqlite_master") == [("agents",)]
+
+
+def test_a_user_without_the_right_to_make_tables_is_told(postgresql: Any) -> None:
+    import psycopg
+
+    address = postgresql.new(absent=True)
+    weak = f"ruv_swarm_weak_{os.getpid()}"
+    with postgresql.connect(address) as connection:
+        try:
+            connection.execute(f"CREATE ROLE {weak}")
+        except psycopg.errors.InsufficientPrivilege:
+            pytest.skip("the database's user may not make another")
+        try:
+            if "schema=" not in address:
+                connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")  # as it is from PostgreSQL 15 on
+            with pytest.raises(StoreError, match="permission denied") as caught:
+                Store.open(f"{address}&options=-crole%3D{weak}")
+        finally:
+            connection.execute(f"DROP ROLE {weak}")
+    assert "Grant this user the rights" in str(caught.value.hint)
+    assert "CREATE TABLE" not in str(caught.value)
+    postgresql.drop(address)
 
 
 def test_what_is_applied_is_on_record(fresh: Path) -> None:

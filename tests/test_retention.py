@@ -1,6 +1,7 @@
 """What is kept: as many as asked for, and all that these add to."""
 
 import random
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ from ruv_swarm_store.backup.manifest import Backup
 from ruv_swarm_store.backup.retention import Retention, prune
 from ruv_swarm_store.backup.storage import DirectoryStorage, MemoryStorage
 from ruv_swarm_store.clock import new_id
+from ruv_swarm_store.errors import Unavailable
 
 HOUR = 3_600_000
 START = int(datetime(2027, 1, 1, tzinfo=UTC).timestamp() * 1000)
@@ -332,3 +334,99 @@ def test_what_is_pruned_while_it_is_verified_is_no_problem(clock: Any):
         storage.gone = first.id
         verified = backups.verify()
         assert (verified.problems, verified.backups) == ((), (second.id,))
+
+
+def test_what_was_shipped_after_a_backup_before_the_newest_stays_until_the_newest_leads_further(tmp_path: Any, path: Any):
+    with Store.open(path) as store:
+        with store.backups.continuous(interval=1_000) as shipping:
+            shipping.ship()
+            full = store.backups.create()  # by somebody else, as far as shipping knows
+            wait_a_millisecond()
+            store.config.set("after", 1)
+            base = shipping.ship().name.partition(".")[0]
+            assert base != full.id
+            pruned = store.backups.prune(1)
+            assert (pruned.kept, pruned.needed, pruned.removed) == ((full.id,), (base,), ())
+            store.backups.restore(into=tmp_path / "latest.db")
+            with Store.open(tmp_path / "latest.db") as latest:
+                assert latest.config.get("after") == 1
+        wait_a_millisecond()
+        newest = store.backups.create()
+        assert base in store.backups.prune(1).removed
+        assert list(store.backups.list()) == [newest]
+
+
+def wait_a_millisecond() -> None:
+    time.sleep(0.002)
+
+
+def test_who_adds_to_a_backup_at_the_moment_of_its_removal_keeps_it(clock: Any):
+    """The increment's manifest comes after the last look before the removal, and its maker's look just before the removal itself."""
+
+    class Removing(MemoryStorage):
+        late: Backup | None = None
+
+        def delete(self, name: str) -> None:
+            if self.late is not None:
+                late, self.late = self.late, None
+                Catalog(self).write_record(late.manifest, late, None)
+                assert Backups.of(self).chain(late)
+            super().delete(name)
+
+    storage = Removing()
+    with Store.open(clock=clock) as store:
+        backups = store.backup_to(storage)
+        old = backups.create()
+        clock.advance(60)
+        new = backups.create()
+        storage.late = backup(clock.now + 1, old.id)
+        assert backups.prune(1).removed == ()
+        assert {one.id for one in backups.list()} >= {old.id, new.id}
+        assert [one.kind for one in backups.list()] == ["full", "full", "incremental"]
+        assert backups.drill(old).passed
+
+
+@pytest.mark.parametrize("form", ["pages", "rows"])
+def test_a_backup_whose_files_were_taken_for_leftovers_is_none(clock: Any, form: Any):
+    class Cleaned(MemoryStorage):
+        def write(self, name: str, chunks: Any) -> None:
+            if name.endswith(".manifest"):
+                for other in self.names():
+                    self.delete(other)
+            super().write(name, chunks)
+
+    storage = Cleaned()
+    with Store.open(clock=clock) as store, pytest.raises(Unavailable, match="removed while it was made"):
+        store.backup_to(storage).create(format=form)
+    assert storage.names() == []
+
+
+def test_what_an_unreadable_backup_may_add_to_stays(clock: Any):
+    storage = MemoryStorage()
+    with Store.open(clock=clock) as store:
+        backups = store.backup_to(storage)
+        base = backups.create()
+        clock.advance(60)
+        store.tasks.enqueue("crawl")
+        increment = backups.create("incremental")
+        clock.advance(60)
+        full = backups.create()
+        manifest = storage._files[increment.manifest]
+        storage._files[increment.manifest] = manifest[:-5]
+        pruned = Backups.of(storage).prune(1)
+        assert (pruned.kept, pruned.needed, pruned.broken, pruned.removed) == ((full.id,), (base.id,), (increment.id,), ())
+        storage._files[increment.manifest] = manifest  # a copy of it was found
+        assert Backups.of(storage).drill(increment).passed
+
+
+def test_each_store_s_and_each_key_s_backups_are_counted_by_themselves(tmp_path: Any, clock: Any):
+    storage = MemoryStorage()
+    made = []
+    for name, key in (("a", None), ("b", None), ("b", bytes(32))):
+        with Store.open(tmp_path / f"{name}.db", clock=clock) as store:
+            for _ in range(2):
+                clock.advance(60)
+                made.append(store.backup_to(storage, key=key).create().id)
+            for keep in (Retention(last=1), 1):
+                store.backup_to(storage, key=key).prune(keep)
+    assert [one.id for one in Backups.of(storage).list()] == made[1::2]

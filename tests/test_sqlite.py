@@ -663,3 +663,15 @@ def test_very_many_threads_share_readers(path: Path) -> None:
             thread.join()
         assert found == [["value"] * 20] * 200
         assert opened <= 3 * MOST_READERS + 3
+
+
+def test_a_link_that_is_no_text_is_a_fault_of_the_chain(store: Store) -> None:
+    store.events.append("a", [NewEvent("t")], type="thing")
+    store.events.seal()
+    store.events.append("a", [NewEvent("t")], type="thing")
+    store.execute(text("DROP TRIGGER event_seals_no_update"))
+    store.execute(text("UPDATE event_seals SET hash = CAST(x'ff' AS TEXT)"))
+    audit = store.events.verify()
+    assert audit.fault is not None
+    assert "cannot be read" in audit.fault.what
+    assert (audit.links, audit.unsealed) == (0, 1)

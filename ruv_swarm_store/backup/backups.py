@@ -6,6 +6,9 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
+from msgspec.structs import replace
+
+from ruv_swarm_store import engines
 from ruv_swarm_store.backup import creating, drill, points, restoring, retention, verification
 from ruv_swarm_store.backup.catalog import Catalog, Contents, Progress
 from ruv_swarm_store.backup.drill import Drill
@@ -17,12 +20,13 @@ from ruv_swarm_store.backup.remote import FsspecStorage
 from ruv_swarm_store.backup.restoring import Restoration
 from ruv_swarm_store.backup.retention import Pruning, Retention
 from ruv_swarm_store.backup.schedule import Schedule
+from ruv_swarm_store.backup.segments import id_of, last_id
 from ruv_swarm_store.backup.storage import BackupStorage, DirectoryStorage
 from ruv_swarm_store.backup.verification import Verification
 from ruv_swarm_store.clock import Moment, duration, milliseconds, system_clock
 from ruv_swarm_store.codec import integer
 from ruv_swarm_store.engines import Engine
-from ruv_swarm_store.errors import InvalidValue, NotFound, StoreError, Unsupported
+from ruv_swarm_store.errors import CorruptBackup, InvalidValue, NotFound, StoreError, Unsupported
 
 if TYPE_CHECKING:
     from ruv_swarm_store.backup.continuous import Shipping
@@ -39,18 +43,29 @@ class Backups:
     """
 
     def __init__(
-        self, storage: BackupStorage, engine: Engine | None, *, compression: Compression | None = None, key: Key | None = None
+        self,
+        storage: BackupStorage,
+        engine: Engine | None,
+        *,
+        compression: Compression | None = None,
+        key: Key | None = None,
+        origin: str | None = None,
     ) -> None:
-        self._catalog = Catalog(storage, key)
+        if engine is not None:
+            origin = engine.name if engine.capabilities.persistent else None
+        self._catalog = Catalog(storage, key, None if origin is None else engines.name_of(origin))
         self._engine = engine
         self._compression: Compression = best_compression() if compression is None else known(compression)
         self.now = system_clock if engine is None else engine.clock
         """The present, in milliseconds since the epoch."""
 
     @classmethod
-    def of(cls, storage: BackupStorage | str | os.PathLike[str], *, key: Key | None = None) -> Self:
-        """What is in a storage, without the store: to list, verify, drill, restore and prune. `create` raises `Unsupported`."""
-        return cls(storage_at(storage), None, key=key)
+    def of(cls, storage: BackupStorage | str | os.PathLike[str], *, key: Key | None = None, origin: str | None = None) -> Self:
+        """What is in a storage, without the store: to list, verify, drill, restore and prune. `create` raises `Unsupported`.
+
+        `origin` says which store's latest is meant, by its address, if the storage has those of several.
+        """
+        return cls(storage_at(storage), None, key=key, origin=origin)
 
     @property
     def storage(self) -> BackupStorage:
@@ -60,7 +75,8 @@ class Backups:
     def create(self, kind: Kind = "full", *, format: Format | None = None, progress: Progress = _no_progress) -> Backup:
         """Makes a backup of the store as it is now. Who writes does not wait.
 
-        An increment holds the pages that have changed since the newest backup; where there is none to add to, a full one is made.
+        An increment holds the pages that have changed since the newest backup of this store with this key; where there is none to add to,
+        a full one is made.
         `format="rows"` writes rows instead of pages, full each time, to be restored on any engine; it is what engines without pages do.
         Raises `Unavailable` when the storage cannot be written: nothing half-made is left to be taken for a backup.
         """
@@ -79,8 +95,11 @@ class Backups:
         return [backup for id, backup in contents.backups.items() if contents.whole(id)]
 
     def newest(self) -> Backup | None:
-        """The last backup; None when there is none."""
-        return self._catalog.contents().newest()
+        """The last backup of this store, or of any if this was opened without one, that the key fits; None when there is none."""
+        contents = self._catalog.contents()
+        if self._engine is None and not self._catalog.keyring:
+            return next(reversed(self.list()), None)
+        return contents.newest()
 
     def get(self, id: str | Backup) -> Backup:
         """A backup by its id. Raises `NotFound`, and `CorruptBackup` for one whose manifest is damaged."""
@@ -116,12 +135,19 @@ class Backups:
         there at once. One that exists is replaced with `overwrite=True` only, and only while nobody has it open. Other databases must be
         without rows. When it fails, nothing was touched. `dry_run` tells what would be done, without reading more than manifests.
 
-        The schema is as it was; opening the store brings it up to date. Raises `NotFound` when nothing goes back that far, `CorruptBackup`,
-        `Conflict` for a place that is taken, and `InvalidValue` without the right key.
+        Without an id, only what was encrypted with the key counts, if one was given, and of several stores' only this one's.
+
+        The schema is as it was; opening the store brings it up to date. Raises `NotFound` when nothing goes back that far, `CorruptBackup`
+        (for the latest state also when a newer backup is damaged: restore an earlier one by its id or `at=`), `Conflict` for a place that
+        is taken, and `InvalidValue` without the right key, and where it cannot be told which store's is meant.
         """
         contents = self._catalog.contents()
         point = self._point(contents, id, at, position)
-        return restoring.restore(self._catalog, contents, point, into, overwrite=overwrite, dry_run=dry_run, progress=progress)
+        if id is None and at is None and position is None and (damage := _damage(self._meant(contents), point)) is not None:
+            raise damage
+        over = [] if id is not None or position is not None else self._passed_over(contents, point, at)
+        done = restoring.restore(self._catalog, contents, point, into, overwrite=overwrite, dry_run=dry_run, progress=progress)
+        return replace(done, passed_over=tuple(over), exact=False) if over else done
 
     def drill(self, id: str | Backup | None = None, *, progress: Progress = _no_progress) -> Drill:
         """Restores a backup, or the latest state, into a temporary place, checks it as `restore` does, and records how it went.
@@ -129,7 +155,9 @@ class Backups:
         That it did not pass is told, not raised. Raises `NotFound`, `InvalidValue` without the right key, and `Unavailable`.
         """
         contents = self._catalog.contents()
-        return drill.drill(self._catalog, contents, self._point(contents, id, None, None), self.now, progress)
+        point = self._point(contents, id, None, None)
+        damage = _damage(self._meant(contents), point) if id is None else None
+        return drill.drill(self._catalog, contents, point, self.now, progress, known=[] if damage is None else [damage.message])
 
     def drills(self, id: str | Backup) -> Sequence[Drill]:
         """How a backup's drills went, oldest first."""
@@ -138,7 +166,8 @@ class Backups:
     def prune(self, keep: Retention | int, *, dry_run: bool = False) -> Pruning:
         """Removes the backups that are not to be kept: all but the last so many, or as a `Retention` says.
 
-        What a kept one adds to stays, and so does the newest. Files that killed processes have left are removed after a day.
+        What a kept one adds to stays, and so do the newest and what leads to the latest state. Each store's are counted by themselves, and
+        so are those that the key fits. Files that killed processes have left are removed after a day.
         """
         return retention.prune(self._catalog, keep, self.now(), dry_run=dry_run)
 
@@ -170,12 +199,49 @@ class Backups:
             return points.of(contents.get(_id(id)))
         if not contents.backups and not contents.unreadable:
             raise NotFound(f"there are no backups in {self.storage!r}", hint="Make one with create()")
+        if at is None and position is None and not any(map(contents.whole, contents.backups)):
+            raise _damage(contents, None) or NotFound(f"there are no whole backups in {self.storage!r}", hint="verify() says what is wrong")
         return points.find(
             self._catalog,
-            contents,
+            self._meant(contents),
             at=None if at is None else milliseconds(at, "at"),
             position=None if position is None else integer(position, "position", 0),
         )
+
+    def _meant(self, contents: Contents) -> Contents:
+        """What may be the latest where none is named: what the key fits, if there is one, and of one store. Raises `InvalidValue`."""
+        backups = list(contents.backups.values())
+        if self._catalog.keyring and backups:
+            backups = [backup for backup in backups if backup.id in contents.fitting]
+            if not backups:
+                raise InvalidValue(
+                    f"the key is not the one of any backup in {self.storage!r}",
+                    hint="Give the key they were made with, or name one that is not encrypted by its id",
+                )
+        if any(backup.origin == contents.origin for backup in backups):
+            backups = [backup for backup in backups if backup.origin in (None, contents.origin)]
+        origins = sorted({backup.origin for backup in backups if backup.origin is not None})
+        if len(origins) > 1:
+            raise InvalidValue(
+                f"there are backups of several stores in {self.storage!r}: {', '.join(origins)}",
+                hint="Name one by its id, or say of which: Backups.of(…, origin=…)",
+                origins=origins,
+            )
+        return contents.only(backups)
+
+    def _passed_over(self, contents: Contents, point: Point, at: Moment | None) -> Sequence[str]:
+        """Later backups that the key does not fit."""
+        until = None if at is None else milliseconds(at, "at")
+        return [
+            id
+            for id, backup in contents.backups.items()
+            if self._catalog.keyring
+            and id not in contents.fitting
+            and backup.began_at >= point.instant
+            and id > point.backup.id
+            and (until is None or backup.created_at <= until)
+            and (contents.origin is None or backup.origin in (None, contents.origin))
+        ]
 
     def _open_engine(self) -> Engine:
         if self._engine is None:
@@ -195,6 +261,27 @@ def storage_at(place: BackupStorage | str | os.PathLike[str]) -> BackupStorage:
     if isinstance(place, BackupStorage):
         return place
     raise InvalidValue(f"{place!r} is no storage", hint="Give a directory, a URL such as s3://bucket/backups, or a BackupStorage")
+
+
+def _damage(contents: Contents, point: Point | None) -> StoreError | None:
+    """What is wrong with a backup of later than a point, if anything is."""
+    for id in sorted({*contents.unreadable, *contents.backups}, reverse=True):
+        if point is not None:
+            until = id_of(point.segments[-1]) if point.segments else point.backup.id
+            if last_id(contents.names, id) <= until:
+                continue
+        try:
+            contents.chain(id)
+        except CorruptBackup as error:
+            return CorruptBackup(
+                error.message if point is None else f"the newest backup is damaged: {error.message}",
+                hint="Bring the file back from a copy"
+                + ("" if point is None else f", or restore an earlier state: {point.backup.id}, or at="),
+                **error.data,
+            )
+        except StoreError as error:
+            return error
+    return None
 
 
 def _id(backup: str | Backup) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ruv_swarm_store.backup.encryption import Cipher, Encryption, Key, Keyring
 from ruv_swarm_store.backup.frames import Compression, FrameReader, FrameWriter
@@ -29,6 +30,10 @@ class Contents(Struct, frozen=True):
     """Manifests that cannot be read, by the backup's id, and why."""
     names: frozenset[str]
     """Every file there is."""
+    fitting: frozenset[str] = frozenset()
+    """Backups encrypted with the key that was given; without one, those that are not encrypted. Others may be anybody's."""
+    origin: str | None = None
+    """The database whose backups are meant; None where any are."""
 
     def of(self, id: str) -> list[str]:
         """The files that belong to a backup."""
@@ -66,13 +71,21 @@ class Contents(Struct, frozen=True):
             raise NotFound(f"there is no backup {id}", hint="list() tells which there are", id=id)
         return self.backups[id]
 
+    def is_own(self, backup: Backup) -> bool:
+        """Whether this database's backups go on from it: it is none of another's, and the key fits."""
+        return backup.id in self.fitting and (self.origin is None or backup.origin in (None, self.origin))
+
     def encryption(self) -> Encryption | None:
-        """How the newest backup is encrypted."""
-        return next((self.backups[id].encryption for id in reversed(list(self.backups))), None)
+        """How the newest backup that the key fits is encrypted."""
+        return next((self.backups[id].encryption for id in reversed(list(self.backups)) if id in self.fitting), None)
 
     def newest(self) -> Backup | None:
-        """The last backup that everything is there of."""
-        return next((self.backups[id] for id in reversed(list(self.backups)) if self.whole(id)), None)
+        """The last backup of one's own that everything is there of."""
+        return next((one for one in reversed(list(self.backups.values())) if self.is_own(one) and self.whole(one.id)), None)
+
+    def only(self, backups: Iterable[Backup]) -> Contents:
+        """The same, as if there were no other backups than these."""
+        return replace(self, backups={backup.id: backup for backup in backups})
 
 
 def owner(name: str) -> str:
@@ -86,11 +99,12 @@ def missing(name: str) -> CorruptBackup:
 
 
 class Catalog:
-    """The backups in a storage, with a key if any; no database is needed."""
+    """The backups in a storage, with a key if any, and of one database if it is named; the database itself is not needed."""
 
-    def __init__(self, storage: BackupStorage, key: Key | None = None) -> None:
+    def __init__(self, storage: BackupStorage, key: Key | None = None, origin: str | None = None) -> None:
         self.storage = RetryingStorage(storage)
         self.keyring = Keyring(key)
+        self.origin = origin
         self._known: dict[str, Backup] = {}
 
     def contents(self, *, fresh: bool = False) -> Contents:
@@ -109,7 +123,8 @@ class Catalog:
             except (CorruptBackup, SchemaMismatch) as error:
                 unreadable[id] = error
         self._known = backups
-        return Contents(backups, unreadable, frozenset(names))
+        fitting = frozenset(id for id, backup in backups.items() if self.keyring.fits(backup.encryption))
+        return Contents(backups, unreadable, frozenset(names), fitting, self.origin)
 
     def _load(self, id: str, name: str) -> Backup:
         data = b"".join(self.storage.read(name))

@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from ruv_swarm_store.backup import points, segments
 from ruv_swarm_store.backup.catalog import Contents
-from ruv_swarm_store.backup.manifest import Backup
+from ruv_swarm_store.backup.manifest import Backup, time_of
 from ruv_swarm_store.backup.segments import Segment
 from ruv_swarm_store.clock import duration
 from ruv_swarm_store.engines import journal
@@ -37,6 +37,8 @@ MOST = 16_000
 """Pages in a segment. Of more, each is shipped once, as one commit: what is committed faster than that must not pile up."""
 LOOK_AROUND = 10.0
 """Seconds between two looks for backups that others have made."""
+IN_MEMORY = 64 << 20
+"""Bytes that are taken into memory for that at the most; more is stored first, and the log begun anew when there is less in it."""
 LONGEST_WAIT = 5.0
 """Most seconds until what failed is tried again."""
 
@@ -100,7 +102,10 @@ class Shipping:
         self._base: Backup | None = None
         self._root: str | None = None
         """The full backup below it."""
-        self._parent: str | None = None
+        self._sent: tuple[str | None, str | None] = None, None
+        """The last segment, None when there is none behind the backup; and the state that it, or the backup, leads to."""
+        self._newest = 0
+        """The time in the newest name that is known in the storage."""
         self._journaling: Journaling | None = None
         self._waiting: _Look | None = None
         """What was taken out of the log and is not stored."""
@@ -151,7 +156,7 @@ class Shipping:
         with self._turn:
             log, self._log = self._log, None
             try:
-                self._ship(log)
+                self._ship(log, ending=True)
             finally:
                 log.close()
 
@@ -190,19 +195,28 @@ class Shipping:
 
     # One step
 
-    def _ship(self, log: Log) -> None:
+    def _ship(self, log: Log, *, ending: bool = False) -> None:
+        self._ship_on(log)
+        if ending or time.monotonic() - self._looked_around > LOOK_AROUND:
+            self._look_around()
+            if self._base is None:
+                self._ship_on(log)
+            self._looked_around = time.monotonic()
+
+    def _ship_on(self, log: Log) -> None:
         if self._base is None:
             self._begin(log)
         try:
             self._ship_changes(log)
         except Discontinuity as gap:
             logger.warning("%s", gap)
-            self._base = self._waiting = None
+            self._forget()
             self._begin(log)
             self._ship_changes(log)
-        if (now := time.monotonic()) - self._looked_around > LOOK_AROUND:
-            self._looked_around = now
-            self._look_around(log)
+
+    def _forget(self) -> None:
+        """Lets the next step begin anew."""
+        self._base = self._waiting = None
 
     def _begin(self, log: Log) -> None:
         """Goes on behind the newest backup and its segments if nothing is missing in between, else behind an increment."""
@@ -220,14 +234,16 @@ class Shipping:
             except BaseException:
                 log.let_go()
                 raise
-            self._parent = None
+            self._sent = None, newest.place
             self._shipped = Shipped(newest.began_at, newest.position, newest.manifest)
-        self._base = newest
-        self._root = self._catalog.contents().chain(newest.id)[0].id
+        contents = self._catalog.contents()
+        self._note_names(contents.names)
+        self._root = contents.chain(newest.id)[0].id
         assert self._shipped is not None
         with log.reading() as run:
             since = journal.journaling(run)
             self._journaling = since if since is not None and since.started_at < self._shipped.instant else None
+        self._base = newest
 
     def _continue(self, log: Log, contents: Contents, backup: Backup) -> bool:
         try:
@@ -239,34 +255,56 @@ class Shipping:
             return False
         if chain:
             name, last = chain[-1]
-            self._parent = name
+            self._sent = name, last.end
             self._shipped = Shipped(last.began_at, last.position, name)
         else:
-            self._parent = None
+            self._sent = None, backup.place
             self._shipped = Shipped(backup.began_at, backup.position, backup.manifest)
         return True
 
-    def _look_around(self, log: Log) -> None:
-        """Changes over to a newer full backup, so that segments go when old backups go."""
+    def _look_around(self) -> None:
+        """Has it change over to a newer full backup if there is one, so that segments go when old backups go."""
         contents = self._catalog.contents()
+        self._note_names(contents.names)
         newest = contents.newest()
         assert self._base is not None
         if newest is None or self._base.id not in contents.backups or contents.chain(newest.id)[0].id != self._root:
-            self._base = None
-            self._begin(log)
+            self._forget()
+
+    def _note_names(self, names: Iterable[str]) -> None:
+        self._newest = max(self._newest, max(map(time_of, names), default=0))
+
+    def _name(self, base: Backup) -> str:
+        """A name for the next segment, which tells that it is newer than all that is in the storage, though the clock be set back."""
+        now = self._engine.clock()
+        if now <= self._newest:
+            self._note_names(self._catalog.storage.names())
+            now = self._newest + 1
+        self._newest = now
+        return segments.name_of(base, now)
 
     def _ship_changes(self, log: Log) -> None:
         self._send_waiting()
         look = self._look(log, log.read)
-        if look.changes.commits and log.used > SHORTEN and (now := time.monotonic()) - self._shortened > BETWEEN:
+        if self._is_to_be_shortened(log, look.changes):
             # Into memory first: what is committed while the storage is written to would only make the log longer.
-            self._shortened = now
-            rest = self._look(log, lambda: log.shorten(look.changes, MOST))
-            self._waiting = rest._replace(journaled=look.journaled and rest.journaled)
+            self._shortened = time.monotonic()
+            try:
+                rest = self._look(log, lambda: log.shorten(look.changes, MOST))
+                self._waiting = rest._replace(journaled=look.journaled and rest.journaled)
+            except BaseException:
+                self._forget()  # some of it counts as stored by now, and is not
+                raise
             self._send_waiting()
         else:
             self._send(look)
             log.stored(look.changes)
+
+    def _is_to_be_shortened(self, log: Log, changes: Changes) -> bool:
+        if not changes.commits or log.used <= SHORTEN or time.monotonic() - self._shortened <= BETWEEN:
+            return False
+        size = changes.written * changes.page_size
+        return size <= IN_MEMORY or log.used - size > GIVE_UP
 
     def _look(self, log: Log, read: Callable[[], Changes]) -> _Look:
         began_at = self._engine.clock()
@@ -290,11 +328,14 @@ class Shipping:
         assert self._shipped is not None
         name = self._shipped.name
         if look.changes.commits:
-            name = segments.name_of(self._base, self._parent, self._engine.clock())
+            parent, place = self._sent
+            if look.changes.start != place:
+                raise Discontinuity("the log goes on from another state than the one that was shipped last")
+            name = self._name(self._base)
             changes = look.changes if look.changes.written <= MOST else look.changes.coalesce()
             compression = self.backups._compression
             segment = Segment(
-                parent=self._parent,
+                parent=parent,
                 start=changes.start,
                 end=changes.end,
                 began_at=look.began_at,
@@ -311,14 +352,14 @@ class Shipping:
             writer = self._catalog.write_frames(name, lambda: segments.chunks(segment, changes), compression, self._base.encryption)
             self._segments += 1
             self._bytes += writer.size
-            self._parent = name
+            self._sent = name, changes.end
         self._shipped = Shipped(look.began_at, look.position, name)
 
     def _give_up(self) -> None:
         log = self._log
         if log is not None and log.size > GIVE_UP:
             logger.warning("the log has grown to %d bytes: it is let go, and the next backup compares pages", log.size)
-            self._base = self._waiting = None
+            self._forget()
             log.let_go()
 
 

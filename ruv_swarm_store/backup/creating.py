@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack
 
+from msgspec.structs import replace
+
 from ruv_swarm_store.backup import census, rows
 from ruv_swarm_store.backup.catalog import Catalog, Contents, Progress
 from ruv_swarm_store.backup.frames import FRAME, Compression
@@ -14,7 +16,7 @@ from ruv_swarm_store.backup.restoring import assembling
 from ruv_swarm_store.clock import new_id
 from ruv_swarm_store.engines import Engine
 from ruv_swarm_store.engines.image import Image
-from ruv_swarm_store.errors import CorruptBackup, Unsupported
+from ruv_swarm_store.errors import CorruptBackup, StoreError, Unavailable, Unsupported
 
 log = logging.getLogger(__name__)
 
@@ -35,40 +37,55 @@ def create(
             image = None
         if image is None:
             encryption = catalog.keyring.begin(contents.encryption())
-            return _finish(catalog, rows.create(catalog, engine, id=id, compression=compression, encryption=encryption, progress=progress))
-        parent = _parent(catalog, contents, image) if kind == "incremental" else None
+            backup = rows.create(catalog, engine, id=id, compression=compression, encryption=encryption, progress=progress)
+            backup = replace(backup, origin=catalog.origin)
+            _finish(catalog, backup)
+            if not _is_whole(catalog, backup):
+                raise _taken(catalog, backup)
+            return backup
+        parent = _parent(contents, image) if kind == "incremental" else None
         while True:
             backup = _of_pages(catalog, contents, engine, image, id, began_at, parent, compression, progress)
             if parent is None or _is_whole(catalog, parent):
                 _finish(catalog, backup)
-                if parent is None or _is_whole(catalog, backup):
+                # Only now: who prunes removes a manifest first, and then looks for what adds to it. One of the two sees the other.
+                if _is_whole(catalog, backup):
                     return backup
+                if parent is None:
+                    raise _taken(catalog, backup)
             # Meanwhile somebody has pruned what this one would add to. What has been a backup's id is not another's.
             catalog.delete(catalog.contents(), [id])
             id, parent = _next_id(contents, began_at), None
 
 
 def _next_id(contents: Contents, now: int) -> str:
-    """An id above all there are, though clocks differ and are set back."""
-    id, last = new_id(now), max([*contents.backups, *contents.unreadable], default="")
-    return id if id > last else new_id(time_of(last) + 1)
+    """An id above those of all backups and segments there are, though clocks differ and are set back."""
+    id, newest = new_id(now), max(map(time_of, contents.names), default=0)
+    return id if time_of(id) > newest else new_id(newest + 1)
 
 
-def _finish(catalog: Catalog, backup: Backup) -> Backup:
+def _finish(catalog: Catalog, backup: Backup) -> None:
     catalog.write_record(backup.manifest, backup, backup.encryption)
-    return backup
+
+
+def _taken(catalog: Catalog, backup: Backup) -> StoreError:
+    """The error for a backup whose files were removed while it was made."""
+    catalog.delete(catalog.contents(), [backup.id])
+    return Unavailable(
+        "the files of a backup were removed while it was made", hint="Pruning takes them for leftovers after a day: compare the clocks"
+    )
 
 
 def _is_whole(catalog: Catalog, backup: Backup) -> bool:
     return catalog.contents().whole(backup.id)
 
 
-def _parent(catalog: Catalog, contents: Contents, image: Image) -> Backup | None:
+def _parent(contents: Contents, image: Image) -> Backup | None:
     """The newest backup that an increment can add to."""
-    for id in reversed(list(contents.backups)):
-        backup = contents.backups[id]
-        if backup.format == "pages" and backup.page_size == image.page_size and contents.whole(id):
-            return backup if catalog.keyring.fits(backup.encryption) else None
+    for backup in reversed(list(contents.backups.values())):
+        fits = contents.is_own(backup) and backup.format == "pages" and backup.page_size == image.page_size
+        if fits and contents.whole(backup.id):
+            return backup
     return None
 
 
@@ -101,6 +118,7 @@ def _of_pages(
         id=id,
         kind="full" if parent is None else "incremental",
         parent=None if parent is None else parent.id,
+        origin=catalog.origin,
         began_at=began_at,
         created_at=engine.clock(),
         revision=found.revision,

@@ -39,8 +39,16 @@ class Drill(Struct, frozen=True, kw_only=True):
     """How many there were in each table."""
 
 
-def drill(catalog: Catalog, contents: Contents, point: Point, clock: Clock, progress: Progress = lambda *_: None) -> Drill:
-    """Restores a point to a temporary place and checks it; see `Backups.drill`."""
+def drill(
+    catalog: Catalog,
+    contents: Contents,
+    point: Point,
+    clock: Clock,
+    progress: Progress = lambda *_: None,
+    *,
+    known: Sequence[str] = (),
+) -> Drill:
+    """Restores a point to a temporary place and checks it; see `Backups.drill`. What is known to be wrong counts, too."""
     began = time.monotonic()
     at = clock()
     found = None
@@ -51,6 +59,7 @@ def drill(catalog: Catalog, contents: Contents, point: Point, clock: Clock, prog
                 found, problems = examine(point, engine)
     except CorruptBackup as error:
         problems = [error.message]
+    problems = [*known, *problems]
     record = Drill(
         id=new_id(at),
         backup=point.backup.id,

@@ -49,6 +49,8 @@ class Backup(Struct, frozen=True, kw_only=True):
     format: Format = "pages"
     parent: str | None = None
     """What an increment adds to."""
+    origin: str | None = None
+    """The database, as its engine names it; None for one that no other process can open."""
     began_at: int
     """When it began: everything committed before is in it."""
     created_at: int

@@ -15,7 +15,7 @@ from sqlalchemy import select
 from ruv_swarm_store import engines, schema
 from ruv_swarm_store.backup.catalog import Catalog, Contents, missing
 from ruv_swarm_store.backup.manifest import Backup
-from ruv_swarm_store.backup.segments import Reading, Segment, names_of, shipped_at
+from ruv_swarm_store.backup.segments import Reading, Segment, id_of, names_of
 from ruv_swarm_store.engines import Executor, Options
 from ruv_swarm_store.errors import CorruptBackup, NotFound, SchemaMismatch, StoreError
 
@@ -66,10 +66,18 @@ def find(catalog: Catalog, contents: Contents, *, at: int | None = None, positio
     if not bases:
         raise NotFound("there is no backup of that time", hint="list() tells which there are")
     newest = bases.pop()
-    # While a backup is made, shipping goes on behind the one before, and may have got further.
-    further = [backup for backup in bases if any(shipped_at(name) > newest.began_at for name in names_of(contents.names, backup.id)[-1:])]
+    # While a backup is made, shipping goes on behind the one before, and may have got further. Of that, names tell the truth even when
+    # the clock was set back in between.
+    further = [backup for backup in bases if _last_id(contents, backup) > newest.id]
+    if at is None and position is None:
+        return _reach(catalog, contents, max([newest, *further], key=lambda backup: _last_id(contents, backup)), None, None)
     found = [_reach(catalog, contents, backup, at, position) for backup in (newest, *reversed(further))]
     return max(found, key=lambda point: (point.exact, point.position if position is not None else point.instant))
+
+
+def _last_id(contents: Contents, backup: Backup) -> str:
+    """The id of the last segment behind a backup, or its own."""
+    return max([backup.id, *map(id_of, names_of(contents.names, backup.id))])
 
 
 def _reach(catalog: Catalog, contents: Contents, backup: Backup, at: int | None, position: int | None) -> Point:

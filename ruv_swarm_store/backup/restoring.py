@@ -42,6 +42,10 @@ class Restoration(Struct, frozen=True, kw_only=True):
     """Everything committed before is in it."""
     exact: bool = True
     """Whether `instant`, or the position, is the one asked for, and not the last one before it that can be restored."""
+    encrypted: bool = False
+    """Whether what it was made of is encrypted and signed with the key. What is not may have been written by anybody."""
+    passed_over: tuple[str, ...] = ()
+    """The ids of later backups that were not looked at, as the key that was given does not fit them."""
     revision: str
     """The schema's; opening a store brings it up to date."""
     position: int
@@ -203,6 +207,7 @@ def restore(
         into=os.fspath(into),
         instant=point.instant,
         exact=point.exact,
+        encrypted=point.backup.encryption is not None,
         revision=point.backup.revision,
         position=point.position,
         rows=point.backup.rows,

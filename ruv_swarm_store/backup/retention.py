@@ -9,9 +9,10 @@ from msgspec import Struct
 
 from ruv_swarm_store.backup.catalog import Catalog, Contents, owner
 from ruv_swarm_store.backup.manifest import MANIFEST, Backup, file_name, time_of
+from ruv_swarm_store.backup.segments import last_id
 from ruv_swarm_store.backup.storage import PART
 from ruv_swarm_store.codec import integer
-from ruv_swarm_store.errors import InvalidValue
+from ruv_swarm_store.errors import InvalidValue, NotFound
 
 ABANDONED = 86_400_000
 """Milliseconds after which files without a manifest are no backup that is being made, but one that never was."""
@@ -70,7 +71,7 @@ class Pruning(Struct, frozen=True, kw_only=True):
     kept: tuple[str, ...]
     """The ids of the backups that were chosen to be kept."""
     needed: tuple[str, ...]
-    """Those that had to be kept because chosen ones add to them."""
+    """Those that had to be kept: what chosen ones add to, unreadable ones may add to, or shipped changes of later than the newest do."""
     removed: tuple[str, ...]
     leftovers: tuple[str, ...]
     """Files that were removed because they belonged to no backup: what a killed process leaves."""
@@ -86,17 +87,21 @@ def prune(catalog: Catalog, keep: Retention | int, now: int, *, dry_run: bool = 
     retention = keep if isinstance(keep, Retention) else Retention(last=integer(keep, "keep", 1))
     contents = catalog.contents()
     whole = [backup for id, backup in contents.backups.items() if contents.whole(id)]
-    chosen = retention.chosen(whole)
-    needed = _ancestors(contents, chosen)
     broken = {*contents.unreadable, *contents.backups} - {backup.id for backup in whole}
-    # What a later release's backups add to can be told from nothing but their parents, and theirs are not known here.
+    chosen: set[str] = set()
+    needed: set[str] = set()
+    for line in _lines(contents, whole):
+        chosen |= retention.chosen(line)
+        needed |= {backup.id for backup in line if _leads_furthest(contents, backup, line[-1])}
+        needed |= _below(line, contents.unreadable)
+    needed |= _ancestors(contents, chosen | needed)
     removable = [backup for backup in whole if backup.id not in chosen | needed | _ancestors(contents, broken)]
-    leftovers = [name for name in sorted(contents.names) if _is_left(contents, name) and now - time_of(name) > ABANDONED]
+    leftovers = [name for name in sorted(contents.names) if _is_left(contents.names, name) and now - time_of(name) > ABANDONED]
     if not dry_run:
-        for backup in reversed(removable):  # increments before what they add to
-            if backup.id in {other.parent for other in catalog.contents().backups.values()}:
-                continue  # somebody has just added to it
-            catalog.delete(contents, [backup.id])
+        # Increments before what they add to.
+        removable = [backup for backup in reversed(removable) if _remove(catalog, backup, backup.id in contents.fitting)][::-1]
+        names = frozenset(catalog.storage.names())
+        leftovers = [name for name in leftovers if _is_left(names, name)]
         for name in leftovers:
             catalog.storage.delete(name)
     return Pruning(
@@ -110,6 +115,57 @@ def prune(catalog: Catalog, keep: Retention | int, now: int, *, dry_run: bool = 
     )
 
 
+def _lines(contents: Contents, backups: Iterable[Backup]) -> list[list[Backup]]:
+    """Backups by what they are of, and by whether the key fits: what anybody could have written makes nothing else superfluous."""
+    lines: dict[tuple[str | None, bool], list[Backup]] = {}
+    for backup in backups:
+        lines.setdefault((backup.origin, backup.id in contents.fitting), []).append(backup)
+    return list(lines.values())
+
+
+def _leads_furthest(contents: Contents, backup: Backup, newest: Backup) -> bool:
+    """Whether what was shipped after a backup goes further than the newest one and what was shipped after that."""
+    return last_id(contents.names, backup.id) > last_id(contents.names, newest.id)
+
+
+def _below(line: Sequence[Backup], ids: Iterable[str]) -> set[str]:
+    """What each of some backups may add to, of which it is not known."""
+    pages = [backup.id for backup in line if backup.format == "pages"]
+    return {below[-1] for id in ids if (below := [other for other in pages if other < id])}
+
+
+def _remove(catalog: Catalog, backup: Backup, fits: bool) -> bool:
+    """Removes a backup unless somebody has just gone on from it.
+
+    Its manifest goes first, and comes back if by then an increment has one that adds to it. An increment's maker writes its manifest first,
+    and then looks for what it adds to. As each acts before it looks, one of them sees the other.
+    """
+    if _is_continued(catalog.contents(), backup, fits):
+        return False
+    try:
+        manifest = b"".join(catalog.storage.read(backup.manifest))
+    except NotFound:
+        return False  # somebody else prunes, too
+    catalog.storage.delete(backup.manifest)
+    contents = catalog.contents()
+    if _is_continued(contents, backup, fits):
+        catalog.write(backup.manifest, lambda: [manifest])
+        return False
+    catalog.delete(contents, [backup.id])
+    return True
+
+
+def _is_continued(contents: Contents, backup: Backup, fits: bool) -> bool:
+    """Whether others add to a backup, or more was shipped after it than the newest of its line has."""
+    newest = None
+    for other in contents.backups.values():
+        if other.parent == backup.id:
+            return True
+        if other.id != backup.id and (other.origin, other.id in contents.fitting) == (backup.origin, fits):
+            newest = other
+    return newest is None or _leads_furthest(contents, backup, newest)
+
+
 def _ancestors(contents: Contents, ids: Iterable[str]) -> set[str]:
     """What backups add to, and that to, as far as it is there."""
     found = set()
@@ -121,7 +177,7 @@ def _ancestors(contents: Contents, ids: Iterable[str]) -> set[str]:
     return found
 
 
-def _is_left(contents: Contents, name: str) -> bool:
+def _is_left(names: frozenset[str], name: str) -> bool:
     """Whether a file is part of no backup: it has no manifest, or is itself not whole."""
     id = owner(name)
-    return bool(time_of(id)) and (file_name(id, MANIFEST) not in contents.names or name.endswith(PART))
+    return bool(time_of(id)) and (file_name(id, MANIFEST) not in names or name.endswith(PART))

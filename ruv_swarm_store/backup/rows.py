@@ -23,7 +23,7 @@ from ruv_swarm_store.backup.catalog import Catalog, Progress
 from ruv_swarm_store.backup.encryption import Encryption
 from ruv_swarm_store.backup.frames import FRAME, Compression
 from ruv_swarm_store.backup.manifest import Backup, Part, file_name
-from ruv_swarm_store.engines import Engine, Executor
+from ruv_swarm_store.engines import Engine, Executor, journal
 from ruv_swarm_store.errors import CorruptBackup, SchemaMismatch, StoreError
 from ruv_swarm_store.transfer import Content, Digest, Plan, Rows
 
@@ -45,6 +45,8 @@ class _Table(Struct, frozen=True):
 
 class _Header(Struct, frozen=True, tag="header"):
     tables: Sequence[_Table]
+    journaled: bool = True
+    """Whether a journal that had begun was still being written."""
 
 
 class _References(Struct, frozen=True, tag="references"):
@@ -109,7 +111,8 @@ def create(
 def _written(engine: Engine, run: Executor, contents: dict[str, Content], total: int, progress: Progress) -> Iterator[bytes]:
     """The file, in pieces that end with a line; `contents` is told of each table."""
     streams = transfer.leaving(run)
-    yield _line(_Header([_described(stream.plan.table) for stream in streams]))
+    journaled = schema.event_journal.name in engine.tables() and journal.journaling(run) is not None
+    yield _line(_Header([_described(stream.plan.table) for stream in streams], journaled))
     size = done = 0
     for stream in streams:
         table = str(stream.plan.table.name)
@@ -177,7 +180,7 @@ def restore(catalog: Catalog, backup: Backup, engine: Engine, report: Callable[[
             )
         if unknown := {stream.plan.table.name for stream in file.streams} - engine.tables():
             raise ValueError(f"it has tables that revision {backup.revision} does not: {', '.join(sorted(unknown))}")
-        transfer.fill(engine, file.streams, file.numbers, sum(backup.rows.values()))
+        transfer.fill(engine, file.streams, file.numbers, sum(backup.rows.values()), journaled=file.journaled)
 
 
 def verify(catalog: Catalog, backup: Backup, report: Callable[[int], object] | None = None) -> list[str]:
@@ -250,6 +253,7 @@ class _File:
         """The one to be read next; empty at the end."""
         metadata = MetaData()
         header = msgspec.json.decode(self.next(), type=_Header)
+        self.journaled = header.journaled
         self.streams = [_Arriving(self, _plan(described, metadata)) for described in header.tables]
         if len({stream.plan.table.name for stream in self.streams}) < len(self.streams):
             raise ValueError("it has a table twice")

@@ -49,11 +49,12 @@ class Schedule:
 
     def due_in(self) -> int:
         """Milliseconds until the next one is due; 0 or less when it is."""
-        newest = self._backups.newest()
+        newest = self._backups._catalog.contents().newest()
         return 0 if newest is None else min(newest.began_at - self._backups.now(), 0) + self._every
 
     def _is_full_due(self) -> bool:
-        kinds = [backup.kind for backup in reversed(self._backups.list())]
+        contents = self._backups._catalog.contents()
+        kinds = [backup.kind for backup in reversed(self._backups.list()) if contents.is_own(backup)]
         return "full" not in kinds[: self._full_every - 1]
 
     def stop(self) -> None:

@@ -6,6 +6,7 @@ page that was in the segment before is there as the difference from it, which is
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -62,9 +63,9 @@ class Written(Struct, frozen=True):
     """Bytes in the storage."""
 
 
-def name_of(backup: Backup, parent: str | None, now: int) -> str:
+def name_of(backup: Backup, now: int) -> str:
     """A name for a segment that begins, directly or not, with a backup: names sort by time, and go when the backup goes."""
-    return file_name(backup.id, ROLE, new_id(now if parent is None else max(now, shipped_at(parent) + 1)))
+    return file_name(backup.id, ROLE, new_id(now))
 
 
 def names_of(names: frozenset[str], id: str) -> list[str]:
@@ -72,10 +73,20 @@ def names_of(names: frozenset[str], id: str) -> list[str]:
     return sorted(name for name in names if name.startswith(file_name(id, ROLE, "")) and name.count(".") == 2)
 
 
+def id_of(name: str) -> str:
+    """What a segment's name ends with: greater than the id of each backup and segment that was there before it."""
+    return name.rpartition(".")[2]
+
+
+def last_id(names: frozenset[str], id: str) -> str:
+    """The id of the last segment behind a backup, or its own."""
+    return max([id, *map(id_of, names_of(names, id))])
+
+
 def shipped_at(name: str) -> int:
     """When a segment was named, in milliseconds since the epoch."""
     try:
-        return int(name.rpartition(".")[2].replace("-", "")[:12], 16)
+        return int(id_of(name).replace("-", "")[:12], 16)
     except ValueError:
         return 0
 
@@ -85,10 +96,13 @@ def chunks(segment: Segment, changes: Changes) -> Iterator[bytes]:
     yield msgspec.json.encode(segment)
     chunk = bytearray()
     before: dict[int, bytes] = {}
+    left = Counter(segment.pages if segment.differences else ())
     for number, page in zip(segment.pages, changes.contents(), strict=True):
         if segment.differences:
-            chunk += _difference(page, before[number]) if number in before else page
-            before[number] = page
+            chunk += _difference(page, before.pop(number)) if number in before else page
+            left[number] -= 1
+            if left[number]:
+                before[number] = page
         else:
             chunk += page
         if len(chunk) >= FRAME:

@@ -85,15 +85,23 @@ def _key(file: Path | None) -> Key | None:
             return None
     else:
         held = file.read_bytes()
-        if len(held) == 32:
-            return held
     text = held.removesuffix(b"\n").removesuffix(b"\r")
+    if file is not None and len(held) == 32 and not (text != held and _is_printable(text)):
+        return held
     if re.fullmatch(rb"[0-9A-Fa-f]{64}", text):
         return bytes.fromhex(text.decode())
     try:
         return text.decode()
     except UnicodeDecodeError as error:
         raise InvalidValue(f"{file or KEY} holds no key", hint="Give 32 bytes, 64 hexadecimal digits, or text") from error
+
+
+def _is_printable(text: bytes) -> bool:
+    """Whether somebody has written this: of random bytes, one in billions are."""
+    try:
+        return text.decode().isprintable()
+    except UnicodeDecodeError:
+        return False
 
 
 @contextmanager
@@ -109,7 +117,7 @@ def _kept(store: str, place: str | None, key_file: Path | None) -> Backups:
     kept = _place(store, place)
     if "://" not in kept and not Path(kept).is_dir():
         raise NotFound(f"there are no backups at {kept}", hint="Say where they are kept with --from or RUV_SWARM_BACKUPS")
-    return Backups.of(kept, key=_key(key_file))
+    return Backups.of(kept, key=_key(key_file), origin=store)
 
 
 def _retention(last: int, hourly: int, daily: int, weekly: int, monthly: int, yearly: int) -> Retention | None:
@@ -273,6 +281,10 @@ def restore(
     say(f"{counted(sum(done.rows.values()), 'row')} from {parts}, {size(done.size)}, at revision {done.revision}")
     if not done.exact:
         say("That is the last state before the one asked for")
+    for later in done.passed_over:
+        say(f"{later} is later, but not encrypted with this key: name it by its id if it is to be restored")
+    if not done.encrypted and _key(key_file) is not None:
+        say("It is not encrypted: nothing proves that it was made with this key")
 
 
 @app.command()

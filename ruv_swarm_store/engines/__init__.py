@@ -102,6 +102,15 @@ def file_of(address: str | os.PathLike[str]) -> Path | None:
     return Path(str(url.database)).resolve() if in_file else None
 
 
+def name_of(address: str | os.PathLike[str]) -> str:
+    """The one name of what `connect` would open at an address, without passwords and options. Raises `InvalidValue` as that does."""
+    if (file := file_of(address)) is not None:
+        return f"sqlite:///{file}"
+    url = _url(address)
+    place = {key: url.query[key] for key in ("host", "port") if key in url.query}
+    return url.set(drivername=url.get_backend_name(), query=place).render_as_string(hide_password=True)
+
+
 def load(engine: Engine, image: bytes) -> None:
     """Replaces what a database in memory holds by a database file's bytes. Raises `Unsupported` for any other database."""
     if not isinstance(engine, MemoryEngine):

@@ -6,9 +6,10 @@ transaction. On PostgreSQL they run when that is about to commit: only then is t
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cache
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -77,16 +78,16 @@ def stream_id(table: Table[Any]) -> ColumnElement[str]:
 
 
 def journaling(on: Speaker) -> Journaling | None:
-    """Since when there is a journal; None where none is written, or not all of it since its triggers were tampered with."""
-    for started_at, after, triggers in on.execute(_STATE, {}):
-        if triggers == _WORDS[on.dialect.name].triggers:
+    """Since when there is a journal; None where none is written, or not all of it since its triggers are not in force, or not these."""
+    for started_at, after, there in on.execute(_STATE, {}):
+        if _WORDS[on.dialect.name].are_among(codec.decode(there or "[]")):
             return Journaling(started_at, after)
     return None
 
 
 def begun(on: Speaker) -> bool:
     """Whether it was started and not stopped, whatever has become of its triggers."""
-    return bool(list(on.execute(_STATE, {})))
+    return bool(list(on.execute(_BEGUN, {})))
 
 
 def start(on: Speaker, now: int) -> Journaling:
@@ -154,10 +155,9 @@ class _Words(ABC):
     id: str
     """A new id that begins with `clock.now`."""
 
-    @cached_property
-    def triggers(self) -> int:
-        """How many triggers there are."""
-        return sum(" TRIGGER " in statement.partition("\n")[0] for table in TABLES for statement in self.create(table))
+    def are_among(self, there: Sequence[str]) -> bool:
+        """Whether all the triggers are among those of a database, given as `_Installed` tells them."""
+        return {one for table in TABLES for one in _told(self, table)} <= set(there)
 
     @abstractmethod
     def alone(self, mode: str) -> Sequence[str]:
@@ -166,6 +166,10 @@ class _Words(ABC):
     @abstractmethod
     def create(self, table: Table[Any]) -> Sequence[str]:
         """The triggers of one table."""
+
+    @abstractmethod
+    def told(self, table: Table[Any]) -> Sequence[str]:
+        """The triggers of one table as `_Installed` tells them."""
 
     @abstractmethod
     def drop(self, table: Table[Any]) -> Sequence[str]:
@@ -234,6 +238,11 @@ FROM (SELECT {self.moment} AS now) AS clock{source}"""  # noqa: S608 - names of 
         return " || ',' || ".join([f"'[' || {self.member(row, first)}", *(self.member(row, column) for column in others)]) + " || ']'"
 
 
+@cache
+def _told(words: _Words, table: Table[Any]) -> Sequence[str]:
+    return words.told(table)
+
+
 class _SQLite(_Words):
     moment = "CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)"  # unixepoch() has milliseconds since 3.42 only
     id = "printf('%012x', clock.now) || lower(hex(randomblob(10)))"
@@ -260,6 +269,9 @@ class _SQLite(_Words):
             + "END"
             for (what, verb, when), events in bodies.items()
         ]
+
+    def told(self, table: Table[Any]) -> Sequence[str]:
+        return self.create(table)
 
     def drop(self, table: Table[Any]) -> Sequence[str]:
         return [f"DROP TRIGGER IF EXISTS journal_{table.name}_{what}" for what in ("inserted", "updated", "deleted", "renamed")]
@@ -301,8 +313,14 @@ class _PostgreSQL(_Words):
     id = "lpad(to_hex(clock.now), 12, '0') || right(replace(gen_random_uuid()::text, '-', ''), 20)"
 
     def alone(self, mode: str) -> Sequence[str]:
+        names = ", ".join(f"'{table.name}'" for table in TABLES)
+        # Those that are there: the one that a revision is about to make is not.
         return [
-            f"LOCK TABLE {', '.join(table.name for table in TABLES)} IN {mode} MODE",
+            f"""\
+DO $$ BEGIN EXECUTE (
+    SELECT 'LOCK TABLE ' || string_agg(name, ', ' ORDER BY place) || ' IN {mode} MODE'
+    FROM unnest(ARRAY[{names}]) WITH ORDINALITY AS journaled (name, place) WHERE to_regclass(name) IS NOT NULL
+); END $$""",  # noqa: S608 - names of the schema's
             "SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || '.events', 0))",
         ]
 
@@ -332,16 +350,25 @@ END IF;
 RETURN NULL;
 END $$"""
         deferred = f"ON {name} DEFERRABLE INITIALLY DEFERRED FOR EACH ROW"
-        # Rows are compared by their bytes: to the comparison of JSON, 1 is 1.0.
+        # Triggers are spelled as the server tells them. Rows are compared by their bytes: to the comparison of JSON, 1 is 1.0.
         return [
             function,
             f"CREATE CONSTRAINT TRIGGER journal_changed AFTER INSERT OR DELETE {deferred} EXECUTE FUNCTION journal_{name}()",
-            f"CREATE CONSTRAINT TRIGGER journal_updated AFTER UPDATE {deferred} WHEN (old *<> new) EXECUTE FUNCTION journal_{name}()",
-            f"CREATE TRIGGER journal_truncated BEFORE TRUNCATE ON {name} EXECUTE FUNCTION journal_{name}()",
+            f"CREATE CONSTRAINT TRIGGER journal_updated AFTER UPDATE {deferred} WHEN (old.* *<> new.*) EXECUTE FUNCTION journal_{name}()",
+            f"CREATE TRIGGER journal_truncated BEFORE TRUNCATE ON {name} FOR EACH STATEMENT EXECUTE FUNCTION journal_{name}()",
         ]
 
+    def told(self, table: Table[Any]) -> Sequence[str]:
+        function, *triggers = self.create(table)
+        source = hashlib.sha256(function.split("$$")[1].encode()).hexdigest()
+        return [f"{trigger} {source}" for trigger in triggers]
+
     def drop(self, table: Table[Any]) -> Sequence[str]:
-        return [f"DROP FUNCTION IF EXISTS journal_{table.name}() CASCADE"]
+        triggers = ("changed", "updated", "truncated")  # of the function or, by now, of another
+        return [
+            *(f"DROP TRIGGER IF EXISTS journal_{what} ON {table.name}" for what in triggers),
+            f"DROP FUNCTION IF EXISTS journal_{table.name}() CASCADE",
+        ]
 
     def json(self, text: str) -> str:
         return f"CAST({text} AS jsonb)"
@@ -386,26 +413,30 @@ def _of_row(element: _StreamId, compiler: Any, **_: Any) -> str:
     return f"({_WORDS[compiler.dialect.name].stream_id(table, table.name)})"
 
 
-class _Installed(FunctionElement[int]):
-    """How many of the journal's triggers are in place."""
+class _Installed(FunctionElement[str]):
+    """The triggers in force, as a JSON array of all there is to say of each: what it does, and with PostgreSQL the sum of its function."""
 
     name = "installed"
-    type = schema.Int64()
+    type = Text()
     inherit_cache = True
 
 
 @compiles(_Installed, "sqlite")
 def _in_master(element: _Installed, compiler: Any, **_: Any) -> str:
-    return "(SELECT count(*) FROM sqlite_master WHERE type = 'trigger' AND name GLOB 'journal_*')"
+    return "(SELECT json_group_array(sql) FROM sqlite_master WHERE type = 'trigger' AND name GLOB 'journal_*')"
 
 
 @compiles(_Installed, "postgresql")
 def _in_catalog(element: _Installed, compiler: Any, **_: Any) -> str:
     return (
-        "(SELECT count(*) FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid WHERE starts_with(tgname, 'journal_') "
+        "(SELECT CAST(json_agg(concat_ws(' ', replace(pg_get_triggerdef(pg_trigger.oid, true), '\"', ''), "
+        "encode(sha256(convert_to(prosrc, 'UTF8')), 'hex'))) AS text) "
+        "FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid JOIN pg_proc ON pg_proc.oid = tgfoid "
+        "WHERE starts_with(tgname, 'journal_') AND tgenabled IN ('O', 'A') "
         "AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema()))"
     )
 
 
 _STATE = select(schema.event_journal.c.started_at, schema.event_journal.c.after, _Installed())
+_BEGUN = select(schema.event_journal.c.id)
 _HEAD = select(func.coalesce(func.max(schema.events.c.position), 0))

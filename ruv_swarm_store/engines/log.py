@@ -100,7 +100,8 @@ class Log(ABC):
     def shorten(self, changes: Changes, most: int) -> Changes:
         """Lets the log begin anew: takes into memory what was last read, and what was committed since, and counts it as `stored`.
 
-        More than `most` pages are coalesced. Who writes waits, as for another transaction. Raises `Discontinuity`.
+        More than `most` pages are coalesced. Who writes waits, as for another transaction. Raises `Discontinuity`. Whatever it raises,
+        some of it may count as stored by then: `resume`.
         """
 
     @abstractmethod

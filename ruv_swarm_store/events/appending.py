@@ -108,7 +108,7 @@ def check(append: Append, upcasters: Upcasters | None) -> Checked:
     """The append as it is stored. Raises `InvalidValue` for what cannot be."""
     if not isinstance(append, Append):
         raise InvalidValue(f"{append!r} is nothing to append", hint="Give Append(aggregate_id, events, type)")
-    events = list(append.events)
+    events = listed(append.events)
     for event in events:
         if not isinstance(event, NewEvent):
             raise InvalidValue(f"{event!r} is no event to append", hint="Give NewEvent(type, data)")
@@ -116,11 +116,24 @@ def check(append: Append, upcasters: Upcasters | None) -> Checked:
         codec.text(append.aggregate_id, "aggregate id"),
         _kind(append.type),
         codec.integer(append.expected_version, "expected_version", EXISTS),
-        [None if (id := event.id) is None else codec.text(id, "event id") for event in events],
+        [None if event.id is None else _id(event.id) for event in events],
         [codec.text(event.type, "event type") for event in events],
         codec.seal_many([event.data for event in events], "event data")[1],
         _seldom_of(events, append.cause, upcasters),
     )
+
+
+def listed(events: Iterable[NewEvent]) -> list[NewEvent]:
+    """Events to append, in a list. Raises `InvalidValue` for what holds none."""
+    if not isinstance(events, Iterable):
+        raise InvalidValue(f"the events to append are a {type(events).__name__}", hint="Give a list of NewEvent, if only of one")
+    return list(events)
+
+
+def _id(id: Any) -> str:
+    if not (text := codec.text(id, "event id")):
+        raise InvalidValue("an event id is empty", hint="Leave it out for one that the store makes up")
+    return text
 
 
 def _kind(type: Any) -> str:
@@ -213,7 +226,7 @@ def append_all(run: Executor, appends: Sequence[Checked]) -> list[int]:
             raise _moved(append, version, {"index": index} if len(appends) > 1 else {})
         versions[stream, kind] = after = version + len(append.ids)
         led.append(after)
-        own = [id or next(new) for id in append.ids] if ids else islice(new, len(append.ids))
+        own = [next(new) if id is None else id for id in append.ids] if ids else islice(new, len(append.ids))
         common = own, repeat(stream), repeat(kind), append.types, append.datas
         times, numbers = repeat(now), range(version + 1, after + 1)
         if plain:

@@ -10,9 +10,10 @@ from sqlalchemy import Select, Text, delete, func, literal_column, null, select,
 
 from ruv_swarm_store import codec, schema
 from ruv_swarm_store.engines import Executor, Scope, parameter, text_items, upsert
+from ruv_swarm_store.engines.journal import MARKS
 from ruv_swarm_store.entities import Consumer, ConsumerKind
 from ruv_swarm_store.errors import Conflict, InvalidValue, NotFound
-from ruv_swarm_store.events.reading import EVENTS, Rows
+from ruv_swarm_store.events.reading import EVENTS, Rows, distinct
 from ruv_swarm_store.query import Mapping
 
 CONSUMERS = Mapping(schema.event_consumers, Consumer, key="name")
@@ -36,13 +37,14 @@ _head = select(func.coalesce(func.max(_e.position), _zero)).scalar_subquery()
 _EVERY = select(*EVENTS.columns).where(_e.position > _after).order_by(_e.position).limit(_limit)
 _window = select(_e.position).where(_e.position > _after).order_by(_e.position).limit(literal_column(str(SCAN))).subquery()
 _EDGE = select(func.max(_window.c.position), func.count())
-_OF_TYPES = (
-    select(*EVENTS.columns)
-    .where(_e.position > _after, _e.position <= _until, _e.event_type.in_(text_items("types")))
-    .order_by(_e.position)
-    .limit(_limit)
-)
-_POSITION = EVENTS.fields.index("position")
+_within = select(*EVENTS.columns).where(_e.position > _after, _e.position <= _until).order_by(_e.position).limit(_limit)
+_OF_TYPES = _within.where(_e.event_type.in_(text_items("types")))
+# What a consumer does to the swarm's state the journal tells of: were that for it to consume, there would be no end to it.
+_JOURNAL = f"{MARKS}."
+_type_and_dot = _e.aggregate_type + literal_column("'.'", Text)
+_not_journal = func.substr(_type_and_dot, _one, literal_column(str(len(_JOURNAL)))) != literal_column(f"'{_JOURNAL}'", Text)
+_OF_ANY = _within.where(_not_journal)
+_POSITION, _AGGREGATE_TYPE = (EVENTS.fields.index(name) for name in ("position", "aggregate_type"))
 
 _CONSUMER = select(*CONSUMERS.columns).where(_mine)
 _CONSUMERS = select(*CONSUMERS.columns).order_by(_c.name)
@@ -55,7 +57,8 @@ _ADD = upsert(
         "created_at": _now,
         "updated_at": _now,
         "failures": _zero,
-        "version": _one,
+        # A group's fences are counted from it: those of one that is removed and made again must not be given out twice.
+        "version": parameter("version", schema.Int64),
     },
     on=["name"],
 )
@@ -82,7 +85,7 @@ _RESET = (
     )
 )
 _REMOVE = delete(schema.event_consumers).where(_mine)
-_LAG = select(func.count()).where(_e.position > _after)
+_LAG = select(func.count()).where(_e.position > _after, _not_journal)
 _LAG_OF_TYPES = select(func.count()).where(_e.position > _after, _e.event_type.in_(text_items("types")))
 CURSOR: Select[*tuple[Any, ...]] = select(_c.name).where(_c.name.in_(text_items("names"))).order_by(_c.name)
 """What to hold so that the consumers `names` stay where they are."""
@@ -104,17 +107,19 @@ class Stretch(Struct, frozen=True):
 
 
 def stretch(run: Executor, after: int, types: str | None, limit: int) -> Stretch:
-    """What comes after a position: at most `limit` events of these types, given as JSON, or of any.
+    """What comes after a position: at most `limit` events of these types, given as JSON, or of any but the journal's.
 
     Events become visible in order of position: what is found up to the last one is all there will ever be.
     """
     if types is None:
         rows = run.all(_EVERY, {"after": after, "limit": limit})
-        return Stretch(rows, after, rows[-1][_POSITION] if rows else after, len(rows) == limit)
+        wanted = [row for row in rows if not f"{row[_AGGREGATE_TYPE]}.".startswith(_JOURNAL)]
+        if len(wanted) == len(rows) or len(rows) < limit:
+            return Stretch(wanted, after, rows[-1][_POSITION] if rows else after, len(rows) == limit)
     edge, count = run.one(_EDGE, {"after": after}) or (None, 0)
     if edge is None:
         return Stretch((), after, after, more=False)
-    rows = run.all(_OF_TYPES, {"after": after, "until": edge, "types": types, "limit": limit})
+    rows = run.all(_OF_ANY if types is None else _OF_TYPES, {"after": after, "until": edge, "types": types, "limit": limit})
     if len(rows) == limit:
         return Stretch(rows, after, rows[-1][_POSITION], more=True)
     return Stretch(rows, after, edge, count == SCAN)
@@ -140,7 +145,8 @@ class Cursor:
         position = None if start == "now" else codec.integer(start, "start", 0)
         if (consumer := self._find()) is None:
             with self._scope.write() as run:
-                run.run(_ADD, {"consumer": self.name, "kind": self.kind.value, "position": position, "now": run.now})
+                params = {"consumer": self.name, "kind": self.kind.value, "position": position, "now": run.now}
+                run.run(_ADD, {**params, "version": max(run.now, 1)})
             consumer = self._find()
         if consumer is not None and consumer.kind is not self.kind:
             raise Conflict(
@@ -193,7 +199,7 @@ class Cursor:
 
 
 def lag(run: Executor, after: int, types: str | None) -> int:
-    """How many events of these types there are after a position."""
+    """How many events of these types, or of any but the journal's, there are after a position."""
     row = run.one(_LAG if types is None else _LAG_OF_TYPES, {"after": after, "types": types})
     return 0 if row is None else int(row[0])
 
@@ -204,12 +210,10 @@ def consumers(run: Executor) -> Sequence[Consumer]:
 
 
 def checked_types(types: Iterable[str] | None) -> str | None:
-    """Event types as JSON without repetitions, or None for any."""
+    """Event types as JSON without repetitions, or None for any but the journal's."""
     if types is None:
         return None
-    if isinstance(types, str):
-        raise InvalidValue(f"types is the string {types!r}", hint="Give a list of event types")
-    wanted = list(dict.fromkeys(codec.text(type, "event type") for type in types))
+    wanted = distinct(types)
     if not wanted:
         raise InvalidValue("types is empty", hint="Leave it out for events of any type")
     return codec.encode(wanted)

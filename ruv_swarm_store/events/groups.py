@@ -18,7 +18,7 @@ from ruv_swarm_store.errors import InvalidValue, LeaseLost, StoreError
 from ruv_swarm_store.events.advancing import Begin, Handler
 from ruv_swarm_store.events.cursors import Cursor, Start, lag, reason, stretch
 from ruv_swarm_store.events.following import LONGEST_PAUSE, Stop, arrival
-from ruv_swarm_store.events.reading import EVENTS
+from ruv_swarm_store.events.reading import EVENTS, Rows
 from ruv_swarm_store.query import Mapping
 from ruv_swarm_store.repository import repeatable
 
@@ -91,6 +91,9 @@ _TAKE = (
     .returning(_h.position, _h.attempts, _h.error_message, _h.parked_at)
 )
 _HAND_OUT = insert_into(schema.event_handouts)
+_GIVE_UP = update(schema.event_handouts).where(_of_group, _h.position == parameter("position", schema.Int64))
+_GIVE_UP = _GIVE_UP.values(holder=null(), error_message=_error, parked_at=_now)
+_POSITION = EVENTS.fields.index("position")
 _EVENTS = select(*EVENTS.columns).where(_e.position.in_(number_items("positions"))).order_by(_e.position)
 
 _ACKNOWLEDGE = delete(schema.event_handouts).where(*_held)
@@ -101,6 +104,7 @@ _held_by_these = (
 )
 _THESE = select(_h.position).where(*_held_by_these).order_by(_h.position)
 _ACKNOWLEDGE_THESE = delete(schema.event_handouts).where(*_held_by_these).returning(_h.position)
+_THIS = select(_h.position).where(*_held).order_by(_h.position)
 _RENEW = update(schema.event_handouts).where(*_held).values(visible_at=_expires)
 _RETRY = (
     update(schema.event_handouts)
@@ -144,12 +148,16 @@ class Claim(Struct, frozen=True, gc=False):
 
 
 class Parked(Struct, frozen=True, gc=False):
-    """An event that a group has given up, after how many attempts and why."""
+    """An event that a group has given up, after how many attempts and why.
 
-    event: Event
+    One that cannot be brought to its newest form is there in the one it is stored in; None stands for one that is damaged.
+    """
+
+    event: Event | None
     attempts: int
     error: str | None
     parked_at: int
+    position: int
 
 
 class ConsumerGroup:
@@ -207,7 +215,8 @@ class ConsumerGroup:
         """Up to `limit` events in order, for `lease` seconds this member's alone; none when there are none.
 
         Events whose lease has run out, or whose delay is over, come before those never handed out. One that was tried
-        `max_attempts` times is parked instead. Raises `NotFound` once the group was removed.
+        `max_attempts` times is parked instead, and at once one that cannot be loaded, because it is damaged or an upcaster is missing.
+        Raises `NotFound` once the group was removed.
         """
         who = codec.text(member, "member")
         codec.integer(limit, "limit", 1)
@@ -235,29 +244,45 @@ class ConsumerGroup:
     def _take(self, member: str, limit: int, span: int, due: bool) -> tuple[list[Claim], bool]:
         """What is due, then what is new; and whether there may be more even where that was nothing."""
         with self._scope.transaction() as run:
-            now, expires = run.now, run.now + span
-            turn = run.one(_TURN, {"consumer": self.name, "now": now})
+            turn = run.one(_TURN, {"consumer": self.name, "now": run.now})
             if turn is None:
                 raise self._cursor.removed()
             position, fence = turn
+            now = max(run.now, self._scope.clock())  # the wait for the turn must not be taken off the lease
+            expires = now + span
             params = {
                 "consumer": self.name, "now": now, "expires": expires, "limit": limit, "fence": fence, "holder": member,
                 "most": self._max_attempts,
             }  # fmt: skip
             rows = run.all(_TAKE, params) if due else ()
             taken = {at: (attempts, error) for at, attempts, error, parked_at in rows if parked_at is None}
-            events = self._mapping.load_all(run.all(_EVENTS, {"positions": codec.encode(list(taken))})) if taken else []
-            moved = len(rows) > len(taken)
-            if len(taken) < limit:
-                part = stretch(run, position, self._types, limit - len(taken))
-                fresh = self._mapping.load_all(part.rows)
-                if fresh:
-                    run.insert_many(_HAND_OUT, [(self.name, event.position, member, fence, 1, expires, None, None) for event in fresh])
+            events, broken = self._load(run.all(_EVENTS, {"positions": codec.encode(list(taken))})) if taken else ([], {})
+            for at, error in broken.items():
+                run.run(_GIVE_UP, {"consumer": self.name, "position": at, "error": error, "now": now})
+            moved = len(rows) > len(events)
+            if len(events) < limit:
+                part = stretch(run, position, self._types, limit - len(events))
+                fresh, broken = self._load(part.rows)
+                handouts: list[tuple[Any, ...]] = [(self.name, new.position, member, fence, 1, expires, None, None) for new in fresh]
+                handouts += [(self.name, at, None, fence, 1, expires, error, now) for at, error in broken.items()]
+                if handouts:
+                    run.insert_many(_HAND_OUT, handouts)
                 if not part.empty:
                     run.run(_CURSOR, {"consumer": self.name, "until": part.until})
                     moved = True
                 events += fresh
             return [Claim(self.name, member, event, fence, *_split(taken.get(event.position), expires)) for event in events], moved
+
+    def _load(self, rows: Rows) -> tuple[list[Event], dict[int, str]]:
+        """Events; and where there is one that cannot be loaded, why: it must not stop the others."""
+        events, broken = [], {}
+        for row in rows:
+            try:
+                events.append(self._mapping.load(row))
+            except StoreError as error:
+                broken[row[_POSITION]] = reason(error)
+                log.warning("%r gives up the event at %s, which cannot be loaded: %s", self.name, row[_POSITION], error)
+        return events, broken
 
     def wait(
         self, member: str, limit: int = 1, *, lease: float = 30.0, timeout: float | None = None, stop: Stop | None = None
@@ -306,12 +331,14 @@ class ConsumerGroup:
                 if claim.event.position not in ended:
                     raise self._lost(claim)
 
+    @repeatable
     def renew(self, claim: Claim, *, lease: float = 30.0) -> Claim:
         """The claim with its lease extended to `lease` seconds from now. Raises `LeaseLost`."""
         key, span = self._key(claim), duration(lease, "lease")
-        with self._scope.write() as run:
-            params = {**key, "expires": run.now + span}
-            renewed, expires = run.run(_RENEW, params), run.now + span
+        with self._scope.transaction() as run:
+            run.hold(_THIS, key)
+            expires = max(run.now, self._scope.clock()) + span  # the wait for it must not be taken off the lease
+            renewed = run.run(_RENEW, {**key, "expires": expires})
         if not renewed:
             raise self._lost(claim)
         return structs.replace(claim, expires_at=expires)
@@ -365,7 +392,13 @@ class ConsumerGroup:
         params = {"consumer": self.name, "after": codec.integer(after, "after", 0), "limit": codec.integer(limit, "limit", 0)}
         with self._scope.read() as run:
             rows = run.all(_PARKED, params)
-        return [Parked(self._mapping.load(row[:-3]), *row[-3:]) for row in rows]
+        return [Parked(self._readable(row), attempts, error, parked_at, row[_POSITION]) for *row, attempts, error, parked_at in rows]
+
+    def _readable(self, row: Sequence[Any]) -> Event | None:
+        for mapping in (self._mapping, EVENTS):
+            with suppress(StoreError):
+                return mapping.load(row)
+        return None
 
     def unpark(self, events: Iterable[Parked | Event | int] | None = None) -> int:
         """Lets parked events, or all of them, be tried again from the first attempt on; how many. A number is a position."""
@@ -478,6 +511,4 @@ def _split(before: tuple[int, str | None] | None, expires: int) -> tuple[int, in
 
 
 def _position(event: Parked | Event | int) -> int:
-    if isinstance(event, Parked):
-        return event.event.position
-    return event.position if isinstance(event, Event) else codec.integer(event, "position", 0)
+    return event.position if isinstance(event, (Parked, Event)) else codec.integer(event, "position", 0)

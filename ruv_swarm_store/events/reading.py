@@ -12,6 +12,7 @@ from ruv_swarm_store import codec, schema
 from ruv_swarm_store.clock import Moment, milliseconds
 from ruv_swarm_store.engines import Executor, Scope, parameter, text_items
 from ruv_swarm_store.entities import Event
+from ruv_swarm_store.errors import InvalidValue
 from ruv_swarm_store.query import Mapping
 
 EVENTS = Mapping(schema.events, Event)
@@ -87,6 +88,13 @@ _STREAM = {(backward, typed): _stream(backward=backward, typed=typed) for backwa
 _NUMBER, _AGGREGATE_TYPE, _POSITION = (EVENTS.fields.index(name) for name in ("sequence_number", "aggregate_type", "position"))
 
 
+def distinct(types: Iterable[str]) -> list[str]:
+    """Event types without repetitions. Raises `InvalidValue`."""
+    if isinstance(types, str):
+        raise InvalidValue(f"types is the string {types!r}", hint="Give a list of event types")
+    return list(dict.fromkeys(codec.text(type, "event type") for type in types))
+
+
 class LogReading:
     """A way through the log in order of position, page by page: after one position, up to another."""
 
@@ -112,7 +120,7 @@ class LogReading:
         if self._timed:
             self._params["since"] = -(2**63) if since is None else milliseconds(since, "since")
             self._params["until"] = FOREVER if until is None else milliseconds(until, "until")
-        named = None if types is None else list(dict.fromkeys(codec.text(type, "event type") for type in types))
+        named = None if types is None else distinct(types)
         self._over = named is not None and not named
         self._statement = _log(frozenset(self._params), len(named or ()) if len(named or ()) <= MERGED else MERGED + 1, backward)
         for number, name in enumerate(named or ()):

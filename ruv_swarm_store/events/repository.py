@@ -14,7 +14,7 @@ from ruv_swarm_store.entities import Consumer, ConsumerKind, Event, NewEvent, Se
 from ruv_swarm_store.errors import InvalidValue, Unsupported
 from ruv_swarm_store.events import seals
 from ruv_swarm_store.events.advancing import Begin
-from ruv_swarm_store.events.appending import ANY, EXISTS, Append, Checked, append_all, append_one, check, version_of
+from ruv_swarm_store.events.appending import ANY, EXISTS, Append, Checked, append_all, append_one, check, listed, version_of
 from ruv_swarm_store.events.cursors import Cursor, Start, checked_types, consumers
 from ruv_swarm_store.events.following import Follower, Stop
 from ruv_swarm_store.events.groups import MAX_ATTEMPTS, ConsumerGroup
@@ -54,11 +54,12 @@ class Events(Repository[Event]):
         `expected_version` is the version the caller has seen, `NONE` (0) for a stream that must not exist, `EXISTS` for one that must,
         `ANY` for whatever it is; `Conflict` carries the `expected` and the `actual` one otherwise. An append whose events all carry
         ids stored before, in this stream, is taken as a repetition: nothing is added, and the version it led to then is returned.
+        Their types and data must be those stored, or it is a `Conflict`; nothing else of them is compared.
 
         Events that come from another, the `cause`, have its id as `causation_id`, and as `correlation_id` the one it has, or its
         id, unless they carry their own.
         """
-        given = list(events)
+        given = listed(events)
         if len(given) == 1 and isinstance(event := given[0], NewEvent) and event.id is None and expected_version != EXISTS:
             added = append_one(self._scope, aggregate_id, type, event, expected_version, cause, self._upcasters)
             if added:
@@ -211,20 +212,24 @@ class Events(Repository[Event]):
     def subscribe(self, name: str, *, types: Iterable[str] | None = None, start: Start = 0) -> Subscription:
         """The durable consumer of that name, for events of these types; a new one begins after position `start`, or `now`.
 
-        Where there is one it goes on from where it was. Raises `Conflict` when the name is a group's.
+        Without `types` it is for all but the journal's, which come to who names their types: it would go on for ever with those that
+        tell of its own work. Where there is one it goes on from where it was. Raises `Conflict` when the name is a group's.
         """
         wanted = checked_types(types)
         cursor = Cursor.established(self._scope, name, ConsumerKind.SUBSCRIPTION, start)
         return Subscription(self._scope, self._begin, self.mapping, cursor, wanted)
 
     def group(self, name: str, *, types: Iterable[str] | None = None, start: Start = 0, max_attempts: int = MAX_ATTEMPTS) -> ConsumerGroup:
-        """The group of competing consumers of that name; see `subscribe`. What fails `max_attempts` times is parked."""
+        """The group of competing consumers of that name; see `subscribe`, for `types` too. What fails `max_attempts` times is parked."""
         wanted, most = checked_types(types), codec.integer(max_attempts, "max_attempts", 1)
         cursor = Cursor.established(self._scope, name, ConsumerKind.GROUP, start)
         return ConsumerGroup(self._scope, self._begin, self.mapping, cursor, wanted, most)
 
     def project(self, projection: Projection, *, types: Iterable[str] | None = None) -> Projector:
-        """What builds a projection from events of these types, and keeps it up with them. Nothing happens yet."""
+        """What builds a projection from events of these types, and keeps it up with them. Nothing happens yet.
+
+        Without `types` it takes in all but the journal's.
+        """
         return Projector(self._scope, self._begin, self.mapping, projection, types)
 
     def live(self, name: str) -> str | None:
@@ -247,6 +252,7 @@ class Events(Repository[Event]):
     ) -> Iterator[Event]:
         """Events above a position, in order, and then those to come; read at most `limit` at a time. Nothing is written.
 
+        Without `types` all but the journal's.
         It ends when nothing has come for `timeout` seconds, or soon after `stop()` is true. Raises `StoreError` inside a transaction,
         and `Unsupported` where nothing can block.
         """

@@ -41,6 +41,7 @@ _limit: Any = parameter("limit", schema.Int64)
 _columns = [json_text(_events[name]) if index in _JSON else _events[name] for index, name in enumerate(_FIELDS)]
 _BLOCK = select(*_columns).where(_events.position > _after, _events.position <= _until).order_by(_events.position).limit(_limit)
 _LAST = select(*SEALS.columns).where(_seals.position > literal_column("0")).order_by(_seals.position.desc()).limit(1)
+_NEWEST = select(func.max(_seals.position)).where(_seals.position > literal_column("0"))
 _LINKS = select(*SEALS.columns).where(_seals.position > _after).order_by(_seals.position).limit(_limit)
 _BELOW = select(func.count()).where(_events.position <= _until)
 _UNSEALED = select(func.count()).where(_events.position > _after)
@@ -96,8 +97,8 @@ def verify(scope: Scope, head: str | None) -> Audit:
     chain = _Chain(scope, head)
     fault = chain.follow()
     with scope.read() as run:
-        newest = _last(run)
-        [unsealed] = run.one(_UNSEALED, {"after": _LOWEST if newest is None else newest.position}) or [0]
+        [newest] = run.one(_NEWEST) or [None]
+        [unsealed] = run.one(_UNSEALED, {"after": _LOWEST if newest is None else newest}) or [0]
     return Audit(chain.links, chain.events, unsealed, None if chain.last is None else chain.last.hash, fault)
 
 

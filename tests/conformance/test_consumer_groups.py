@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from msgspec import Struct, structs
 
-from ruv_swarm_store import Event, InvalidValue, LeaseLost, NewEvent, NotFound, Store, UnitOfWork
+from ruv_swarm_store import Event, InvalidValue, LeaseLost, NewEvent, NotFound, Store, UnitOfWork, schema
 from ruv_swarm_store.errors import StoreError
-from ruv_swarm_store.events import Claim, ConsumerGroup
+from ruv_swarm_store.events import Claim, ConsumerGroup, Upcasters
 from ruv_swarm_store.events.cursors import SCAN
 
 
@@ -199,6 +199,60 @@ def test_a_claim_made_before_a_reset_is_worth_nothing_after_it(store: Store, gro
             verb()
     with pytest.raises(LeaseLost):
         group.acknowledge(old[1])
+
+
+def test_a_claim_on_a_group_that_was_removed_is_worth_nothing_in_its_successor(store: Store, group: ConsumerGroup, clock):
+    (old,) = group.claim("one")
+    assert group.remove()
+    clock.advance(1)
+    group = store.events.group("g")
+    (new,) = group.claim("one")
+    assert new.event == old.event
+    with pytest.raises(LeaseLost):
+        group.acknowledge(old)
+    group.acknowledge(new)
+    assert group.lag() == 5
+
+
+def test_what_cannot_be_loaded_is_parked_and_stops_nobody(new_database):
+    """Without the step that leads to today's form, say: the group goes on, and the event waits for it."""
+    upcasters, fixed = Upcasters(), False
+    upcasters.register("a", 1)(lambda data: {"n": data if fixed else data["n"]})
+    upcasters.register("b", 2)(lambda data: data)
+    store: Store = new_database().open(upcasters=upcasters)
+    store.events.append("s", [NewEvent(type, number, schema_version=1) for number, type in enumerate("abbacb")], type="thing")
+    group = store.events.group("g")
+    (good,) = group.claim("one", 10)
+    assert (good.event.event_type, group.position, group.lag()) == ("c", store.events.last_position(), 1)
+    parked = group.parked()
+    assert [(one.event.event_type, one.event.event_data, one.event.schema_version, one.attempts) for one in parked] == [
+        (type, number, 1, 1) for number, type in enumerate("abbacb") if type != "c"
+    ]  # in the form they are stored in
+    assert [one.event.position for one in parked] == [one.position for one in parked]
+    assert [str(one.error).partition(":")[0] for one in parked] == ["CorruptRow", *["SchemaMismatch"] * 2, "CorruptRow", "SchemaMismatch"]
+    # Tried again they are given up again as long as nothing has changed, and the others are served.
+    append(store, "c")
+    assert group.unpark(parked[:2]) == 2
+    assert kinds(group.claim("two", 2)) == "c"
+    assert [(one.position, one.attempts) for one in group.parked()] == [(one.position, 1) for one in parked]
+    fixed = True
+    upcasters.register("b", 1)(lambda data: [data])
+    assert group.unpark() == 5
+    assert [claim.event.event_data for claim in group.claim("three", 10)] == [{"n": 0}, [1], [2], {"n": 3}, [5]]
+
+
+def test_a_damaged_event_is_parked_and_stops_nobody(database, store: Store, group: ConsumerGroup):
+    first, second, *_ = store.events.read_all()
+    database.unguard(store, schema.events)
+    database.damage(store, schema.events, "id", second.id, "event_data", "{not json")
+    assert kinds(group.claim("one", 10)) == "acdef"
+    (parked,) = group.parked()
+    assert (parked.event, parked.position, parked.attempts) == (None, second.position, 1)
+    assert "cannot be read" in str(parked.error)
+    assert group.unpark([parked]) == 1
+    assert group.claim("one", 10) == []
+    assert group.discard(group.parked()) == 1
+    assert (group.parked(), group.lag(), first.event_type) == ([], 5, "a")
 
 
 def test_groups_want_some_types_and_begin_where_told(store: Store):
@@ -398,6 +452,27 @@ def test_an_event_being_acknowledged_holds_up_nobody(database, clock):
         other.join(10)
         assert found == ["bc"]
     assert effects(store) == positions(store)[:1]
+
+
+@pytest.mark.needs("threads", "concurrent_writers")
+def test_the_wait_for_others_is_not_taken_off_a_lease(database, clock):
+    store: Store = database.open(clock=clock)
+    append(store, *"abc")
+    group = store.events.group("g")
+    (held,) = group.claim("slow", lease=10)
+    for verb in (lambda: group.claim("quick", lease=10)[0], lambda: group.renew(held, lease=10)):
+        found: list[Claim] = []
+        other = threading.Thread(target=lambda verb=verb, found=found: found.append(verb()))
+        with pytest.raises(Broken), store.transaction():
+            group.claim("slow")
+            group.acknowledge(held)
+            other.start()
+            other.join(0.15)
+            assert found == []
+            clock.advance(5)
+            raise Broken
+        other.join(10)
+        assert [claim.expires_at for claim in found] == [clock.now + 10_000]
 
 
 # Against a model

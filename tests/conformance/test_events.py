@@ -4,6 +4,7 @@ import random
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import crew
 import pytest
@@ -181,6 +182,23 @@ def test_appending_to_several_streams_may_be_repeated(store: Store):
     with pytest.raises(InvalidValue, match="same id"):
         store.events.append_many([Append("x", [NewEvent("t", id="x")], "thing"), Append("y", [NewEvent("t", id="x")], "thing")])
     assert store.events.count() == 6
+
+
+def test_what_is_no_list_of_events_or_has_an_empty_id_is_refused(store: Store):
+    one: Any = NewEvent("t")
+    for wrong in (one, None, 5, [NewEvent("t", id="")], [NewEvent("t", id=""), NewEvent("t")]):
+        with pytest.raises(InvalidValue):
+            store.events.append("a", wrong, type="thing")
+        with pytest.raises(InvalidValue):
+            store.events.append_many([Append("a", wrong, "thing")])
+    assert store.events.count() == 0
+
+
+def test_types_are_no_string(store: Store):
+    append(store, "a", "sent")
+    for read in (store.events.read_all, lambda types: list(store.events.walk(types=types))):
+        with pytest.raises(InvalidValue, match="list of event types"):
+            read(types="sent")
 
 
 # Idempotence

@@ -511,6 +511,71 @@ def test_triggers_that_were_tampered_with_are_no_journal(store: Store):
     assert told(store, "agents") == []
 
 
+def run_all(store: Store, *statements: str) -> None:
+    with store.transaction() as work:
+        for statement in statements:
+            work.execute(text(statement))
+
+
+def test_a_trigger_of_one_s_own_is_none_of_the_journal_s_whatever_its_name(store: Store):
+    since = store.journal.status()
+    run_all(store, "CREATE TABLE entries (x BIGINT)", "CREATE TABLE journal_of_entries (x BIGINT)")
+    if database_is_sqlite(store):
+        run_all(
+            store,
+            "CREATE TRIGGER journal_entries AFTER INSERT ON entries BEGIN INSERT INTO journal_of_entries VALUES (new.x); END",
+            "CREATE TRIGGER journal_too AFTER INSERT ON swarm_config BEGIN INSERT INTO entries VALUES (2); END",
+        )
+    else:
+        run_all(
+            store,
+            """CREATE FUNCTION journal_entries() RETURNS trigger LANGUAGE plpgsql AS
+                'BEGIN INSERT INTO journal_of_entries VALUES (new.x); RETURN NULL; END'""",
+            "CREATE TRIGGER journal_changed AFTER INSERT ON entries FOR EACH ROW EXECUTE FUNCTION journal_entries()",
+            "CREATE FUNCTION too() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO entries VALUES (2); RETURN NULL; END'",
+            "CREATE TRIGGER journal_too AFTER INSERT ON swarm_config FOR EACH ROW EXECUTE FUNCTION too()",
+        )
+    assert store.journal.status() == since
+    assert store.journal.start() == since
+    assert [event.event_type for event in store.events.read("journal")] == ["journal.started"]
+    store.config.set("k", 1)
+    rebuilt(store)
+    assert store.journal.stop()
+    run_all(store, "INSERT INTO entries VALUES (1)")
+    assert sorted(x for (x,) in store.execute(text("SELECT x FROM journal_of_entries"))) == [1, 2]
+    # And does not stand in for one of the journal's.
+    store.journal.start()
+    with store._engine.transaction() as run:
+        run.execute(text(triggers._WORDS[run.dialect.name].drop(schema.task_pauses)[0]), {})
+    assert store.journal.status() is None
+
+
+@pytest.mark.parametrize("what", ["function", "trigger"])
+def test_a_trigger_replaced_by_another_of_its_name_is_none_of_the_journal_s(store: Store, what):
+    if database_is_sqlite(store):
+        run_all(
+            store,
+            "DROP TRIGGER journal_swarm_config_updated",
+            "CREATE TRIGGER journal_swarm_config_updated AFTER UPDATE ON swarm_config BEGIN SELECT 1; END",
+        )
+    elif what == "function":
+        run_all(store, "CREATE OR REPLACE FUNCTION journal_swarm_config() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+    else:
+        run_all(
+            store,
+            "DROP TRIGGER journal_updated ON swarm_config",
+            "CREATE FUNCTION another() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+            "CREATE TRIGGER journal_updated AFTER UPDATE ON swarm_config FOR EACH ROW EXECUTE FUNCTION another()",
+        )
+    store.config.set("k", 1)
+    store.config.set("k", 2)
+    assert not store.journal.rebuild().agrees
+    assert store.journal.status() is None
+    store.journal.start()
+    store.config.set("k", 3)
+    rebuilt(store)
+
+
 def test_an_event_of_somebody_else_s_making_is_named(store: Store):
     store.config.set("k", 1)
     for event_type, data in [

@@ -217,6 +217,23 @@ def test_a_projection_takes_in_the_types_it_wants(store: Store):
     assert projector.lag() == 0
 
 
+def test_a_projection_without_types_takes_in_none_of_the_journal_s(database):
+    """A build would never catch up with what it does itself."""
+    store: Store = database.open(journal=True)
+    append(store, *"abab")
+    projector = store.events.project(Totals())
+    calls = 0
+
+    def stop() -> bool:
+        nonlocal calls
+        calls += 1
+        return calls > 20
+
+    assert projector.rebuild(batch=1, stop=stop)
+    assert projector.lag() == projector.catch_up(batch=1) == 0
+    assert {key: value for key, value in totals(store, "a").items() if key != "last"} == {"a": 2, "b": 2}
+
+
 def test_an_empty_log_is_projected_too(store: Store):
     projector = store.events.project(Totals())
     assert projector.rebuild()

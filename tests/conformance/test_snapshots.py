@@ -1,5 +1,8 @@
 """Snapshots: a fold with them is what it is without, only shorter."""
 
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from enum import IntEnum, StrEnum
 from typing import Any
 
 import pytest
@@ -133,6 +136,43 @@ def test_a_state_that_is_not_json_is_dumped_and_loaded(store: Store):
     store.execute(update(schema.event_snapshots).values(state={"other": 1}))
     assert total(good) == total(None) == expected
     assert store.execute(select(schema.event_snapshots.c.state))[0][0]["sum"] == 45
+
+
+class Colour(StrEnum):
+    RED = "red"
+
+
+class Level(IntEnum):
+    LOW = 1
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Counter(a=1),
+        lambda: OrderedDict(a=1),
+        lambda: {"a": [Counter(a=1)]},
+        lambda: {"a": {"b": Colour.RED}},
+        lambda: {Colour.RED: 1},
+        lambda: [[Level.LOW]],
+    ],
+    ids=["Counter", "OrderedDict", "within", "text", "key", "number"],
+)
+def test_a_state_that_equals_what_it_is_not_is_refused(store: Store, make: Callable[[], Any]):
+    """A fold that went on from a plain dict where a Counter was would be another one, without a word."""
+    add(store, 1, 2)
+    for _ in range(2):
+        with pytest.raises(InvalidValue, match="something else"):
+            store.events.fold("a", None, lambda state, event: make(), type="sum", snapshot=Snapshots("x", every=1))
+    assert kept(store) == []
+    counts = Snapshots("counts", every=1, load=Counter)
+    for _ in range(2):
+        assert store.events.fold(
+            "a", Counter[str](), lambda state, event: state + Counter(a=event.event_data), type="sum", snapshot=counts
+        ) == {"a": 3}
+    plain = {"a": [1, 1.5, True, None, "x", {"b": []}]}
+    assert store.events.fold("a", None, lambda state, event: plain, type="sum", snapshot=Snapshots("plain", every=1)) == plain
+    assert len(kept(store)) == 2
 
 
 def test_a_snapshot_shares_the_fate_of_the_events_it_was_made_from(store: Store):

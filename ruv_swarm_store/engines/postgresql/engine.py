@@ -23,6 +23,7 @@ from psycopg import sql
 from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 from sqlalchemy import URL, Connection
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from ruv_swarm_store import codec, schema
@@ -282,6 +283,10 @@ class PostgreSQLEngine(Engine):
                     raw.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(self.schema)))
                 yield self._lend(raw)
                 raw.execute("COMMIT")
+        except DBAPIError as error:
+            if isinstance(error.orig, REFUSED):
+                raise translate(error.orig, self._options.timeout, self.name) from error.orig
+            raise
         except REFUSED as error:
             raise translate(error, self._options.timeout, self.name) from error
         self._watch.committed()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from sqlalchemy import Connection, Executable, Text, column, delete, insert, select, table
+from sqlalchemy.exc import DBAPIError
 
 from ruv_swarm_store import schema
 from ruv_swarm_store.engines.constructs import parameter
@@ -85,6 +86,7 @@ class SQLiteEngine(Engine):
         self._writer = None
         self._local = threading.local()
         self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()
+        self._further: weakref.WeakSet[Reader] = weakref.WeakSet()
         self._watch = self._new_watch()
 
     def _new_watch(self) -> Watch:
@@ -283,6 +285,10 @@ class SQLiteEngine(Engine):
                     run.unwind(0)
                     raise
                 run.commit()
+            except DBAPIError as error:
+                if isinstance(error.orig, self._driver.refused):
+                    raise self._driver.translate(error.orig, self._options.timeout, self.name) from error.orig
+                raise
             finally:
                 raw.execute("PRAGMA foreign_keys=ON")
                 self._release_migration_connection(raw)
@@ -333,12 +339,15 @@ class SQLiteEngine(Engine):
         """A reader that is no thread's."""
         with self._opening:
             reader = Reader(self._driver, self._open_reading(), self._statements, self._options, self._open_reading)
-            self._readers.add(reader)
+            self._further.add(reader)
         try:
             yield reader
         finally:
             with reader:
                 reader.raw.close()
+
+    def _all_readers(self) -> list[Reader]:
+        return [*self._readers, *self._further]
 
     @contextmanager
     def image(self) -> Iterator[Image]:
@@ -397,7 +406,7 @@ class SQLiteEngine(Engine):
         error = Closed(f"the store at {self.name} is closed", hint="Open it again with Store.open")
         with self._lock, self._opening:
             self._closed = True
-            for reader in list(self._readers):
+            for reader in self._all_readers():
                 with reader:
                     reader.refuse(error)
                     reader.raw.close()
@@ -432,7 +441,7 @@ class SQLiteEngine(Engine):
         while self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
             self._opening.acquire()
             held: list[Reader] = []
-            for reader in list(self._readers):
+            for reader in self._all_readers():
                 if not reader.enter(timeout=0.05):
                     break  # held for a snapshot, perhaps, whose holder may be waiting for what is held here
                 held.append(reader)
@@ -462,7 +471,7 @@ class SQLiteEngine(Engine):
         """In the child: starts anew. Inherited connections, if there are any, may be neither used nor closed here."""
         if self._forking != threading.get_ident():
             error = StoreError("this connection belongs to the parent process", hint="Fork outside the with block")
-            for executor in [self._writer, *self._readers]:
+            for executor in [self._writer, *self._all_readers()]:
                 if executor is not None:
                     executor.abandon(error)
             self._watch.abandon()

@@ -10,6 +10,7 @@ walTryBeginRead and walRestartLog.)
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -142,20 +143,49 @@ def opened(path: str) -> Iterator[int]:
         finally:
             os.close(file)
         return
-    for key, files in list(_opened.items()):
-        if not os.fstat(files[0]).st_nlink:
-            for file in _opened.pop(key, []):
+    with _turn:
+        _close_deleted()
+        kept = _keep(path)
+        kept.users += 1
+    try:
+        yield kept.files[0]
+    finally:
+        with _turn:
+            kept.users -= 1
+
+
+class _Kept:
+    """Descriptors of one file, of which the first is used."""
+
+    def __init__(self, file: int) -> None:
+        self.files = [file]
+        self.users = 0
+
+
+def _keep(path: str) -> _Kept:
+    if (known := _opened.get(_identity(Path(path).stat()))) is not None:
+        return known
+    file = os.open(path, os.O_RDONLY)
+    kept = _opened.setdefault(_identity(os.fstat(file)), _Kept(file))
+    if file not in kept.files:
+        kept.files.append(file)  # one that is known has come to this path just now: this may not be closed either
+    return kept
+
+
+def _close_deleted() -> None:
+    for key, kept in list(_opened.items()):
+        if not kept.users and not os.fstat(kept.files[0]).st_nlink:
+            del _opened[key]
+            for file in kept.files:
                 os.close(file)
-    if (known := _opened.get(_identity(Path(path).stat()))) is None:
-        file = os.open(path, os.O_RDONLY)
-        known = _opened.setdefault(_identity(os.fstat(file)), [])
-        known.append(file)  # at two threads' first time there are two: neither may be closed
-    yield known[0]
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-_opened: dict[tuple[int, int], list[int]] = {}
+_opened: dict[tuple[int, int], _Kept] = {}
+_turn = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_turn.acquire, after_in_parent=_turn.release, after_in_child=_turn.release)
 _BINARY = getattr(os, "O_BINARY", 0)

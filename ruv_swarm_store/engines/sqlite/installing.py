@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -12,7 +13,7 @@ from typing import Any
 
 from ruv_swarm_store.engines.sqlite.driver import driver
 from ruv_swarm_store.engines.sqlite.engine import SQLiteEngine, open_engines
-from ruv_swarm_store.errors import Conflict
+from ruv_swarm_store.errors import Conflict, CorruptDatabase
 
 fcntl: Any = importlib.import_module("fcntl") if find_spec("fcntl") else None
 """None where an open file cannot be replaced at all."""
@@ -49,11 +50,26 @@ def install(new: Path, target: Path, *, overwrite: bool) -> None:
             new.unlink()
     elif target.exists():
         with _closed(target):
+            _resemble(new, target)
             new.replace(target)
     else:
         for log in _logs(target):
             log.unlink(missing_ok=True)
         new.replace(target)
+
+
+def _resemble(new: Path, old: Path) -> None:
+    """Gives a file the mode of another, and its owner and group where that is allowed: who could use it can use it still."""
+    was = old.stat()
+    mode = stat.S_IMODE(was.st_mode)
+    if hasattr(os, "chown"):
+        for owner in ((was.st_uid, was.st_gid), (-1, was.st_gid)):
+            with suppress(OSError):
+                os.chown(new, *owner)
+                break
+        if new.stat().st_gid != was.st_gid:
+            mode &= ~stat.S_IRWXG  # it would be another group's
+    new.chmod(mode)
 
 
 def _in_use(target: Path) -> Conflict:
@@ -70,15 +86,20 @@ def _closed(target: Path) -> Iterator[None]:
     vacant(target, overwrite=True)
     whole = _ends_its_log(target) and target.stat().st_size > 0
     with _locked(target):
-        aside: list[Path] = []
-        for log in _logs(target):
-            if log.exists():
-                if whole:
-                    raise _in_use(target)  # again, just now
-                aside.append(log.replace(f"{log}.old"))  # applied to the new database, it would destroy that
-        yield
-        for log in aside:
-            log.unlink()
+        aside: dict[Path, Path] = {}
+        try:
+            for log in _logs(target):
+                if log.exists():
+                    if whole:
+                        raise _in_use(target)  # again, just now
+                    aside[log] = log.replace(f"{log}.old")  # applied to the new database, it would destroy that
+            yield
+        except BaseException:
+            for log, moved in aside.items():
+                moved.rename(log)
+            raise
+        for moved in aside.values():
+            moved.unlink()
 
 
 @contextmanager
@@ -110,6 +131,8 @@ def _ends_its_log(target: Path) -> bool:
     except of.Error as error:
         if of.is_busy(error):
             raise _in_use(target) from error
+        if not isinstance(reason := of.translate(error, 1.0, str(target)), CorruptDatabase):
+            raise reason from error
         return False
     finally:
         with suppress(of.Error):

@@ -131,6 +131,8 @@ class SQLiteLog(Log):
         self._last: tuple[int, wal.Checksum] = (0, (0, 0))
         """The frame up to which all is stored, and its checksum."""
         self._place: str | None = None
+        self._seen_all = False
+        """Whether that is all that the transaction held sees: only then a log begun anew goes on from there."""
         self._seen = 0
         with self._copying as reader:
             self._page_size: int = reader.ask("PRAGMA page_size")
@@ -153,13 +155,22 @@ class SQLiteLog(Log):
             header = None if log is None else wal.read_header(log)
             known = None if place is None else wal.parse_place(place)
             if known is not None and log is not None and header is not None and known.generation == header.generation:
-                self._resumed = wal.frame_checksum(log, header, known.frame) == known.checksum
+                self._resumed = wal.frame_checksum(log, header, known.frame) == known.checksum and (
+                    later or known.frame <= self._committed(log, header)
+                )
                 self._header, self._last = header, (known.frame, known.checksum)
             elif later:
                 self._resumed = self._held.is_still()
                 self._header, self._last = None, (0, (0, 0))  # what there is now was begun after that place
         self._place = place
+        self._seen_all = later
         return self._resumed
+
+    def _committed(self, log: int, header: wal.Header) -> int:
+        """The last frame that SQLite counts as committed: those that a power failure has cut off may still be in the file behind it."""
+        if (frame := self._copy()) is not None:
+            return frame
+        return max((commit.frame for commit in wal.read_commits(log, header)), default=0)
 
     def read(self) -> Changes:
         with self._looking as reader:
@@ -196,7 +207,7 @@ class SQLiteLog(Log):
         if self._resumed and log is not None and header is not None and header == self._header:
             if wal.frame_checksum(log, header, self._last[0]) == self._last[1]:
                 return self._last
-        elif self._resumed and held:
+        elif self._resumed and self._seen_all and held:
             return 0, (0, 0) if header is None else header.checksum
         self._resumed = False
         raise Discontinuity("what was committed since cannot be told from the log", hint="Copy the pages that have changed")
@@ -205,6 +216,7 @@ class SQLiteLog(Log):
         self._opened.close()
         self._header, self._last = self._found
         self._place = changes.end
+        self._seen_all = True
         self._held, self._looking = self._looking, self._held
         with self._looking as reader:
             reader.let_go()
