@@ -7,7 +7,7 @@ import { Browser, installed } from '../harness/browsers.mjs';
 import { serve } from '../harness/server.mjs';
 
 const KILLS = Number(process.env.KILLS ?? 10);
-const INTERVAL = 500;
+const INTERVAL = Number(process.env.INTERVAL ?? 1000); // ms; the default of the store
 
 if (!installed('chromium')) {
   const message = 'no Chromium on this machine: the page store is not proven in a browser';
