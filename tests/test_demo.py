@@ -248,7 +248,8 @@ def test_one_worker_killed(demo):
 
 @posix
 def test_everything_killed_twice_and_resumed(demo):
-    for files in (5, 12):
+    files = 5
+    for _ in range(2):
         process = demo.start(*SLOW)
         demo.reach(files)
         pids = list(demo.workers())
@@ -257,6 +258,7 @@ def test_everything_killed_twice_and_resumed(demo):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.communicate(timeout=30)
+        files = demo.files() + 7  # on a slow machine more than five may have been done by now
     done = demo.files()
     out, _ = demo.run()
     assert "Going on with a run that was not finished" in out
