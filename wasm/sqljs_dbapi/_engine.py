@@ -11,6 +11,7 @@ from typing import Any
 
 from sqljs_dbapi.errors import OperationalError
 from sqljs_dbapi.functions import Callbacks
+from sqljs_dbapi.suspending import run_sync
 from sqljs_dbapi.wire import Buffers
 
 JS = files("sqljs_dbapi") / "js"
@@ -78,7 +79,7 @@ def engine() -> Engine:
     """
     if _engine is not None:
         return _engine
-    from pyodide.ffi import can_run_sync, run_sync
+    from pyodide.ffi import can_run_sync
 
     if not can_run_sync():
         raise OperationalError("SQLite is not loaded yet, and Python cannot wait for it here: `await sqljs_dbapi.load()` once before")

@@ -25,6 +25,7 @@ from typing import Any, Literal, Self
 from sqljs_dbapi import codes
 from sqljs_dbapi._engine import engine, import_module, load
 from sqljs_dbapi.errors import NotSupportedError, OperationalError, ProgrammingError, with_code
+from sqljs_dbapi.suspending import run_sync
 
 Durability = Literal["interval", "commit"]
 Mode = Literal["wait", "fail", "follow", "steal"]
@@ -222,7 +223,7 @@ class Database:
 
         Raises StorageError, and NotSupportedError where it cannot wait.
         """
-        from pyodide.ffi import can_run_sync, run_sync
+        from pyodide.ffi import can_run_sync
 
         self._check_open()
         if _called(self._keeper.flushNow):
@@ -310,7 +311,7 @@ class Database:
     def _committed(self) -> None:
         if not self._blocking or not self._keeper.pending:
             return
-        from pyodide.ffi import can_run_sync, run_sync
+        from pyodide.ffi import can_run_sync
 
         if not _called(self._keeper.flushNow) and can_run_sync():
             run_sync(self.flush())
@@ -410,7 +411,7 @@ def open_for_connect(name: str, **options: Any) -> str:
 
     Raises StorageError, and OperationalError where it cannot wait.
     """
-    from pyodide.ffi import can_run_sync, run_sync
+    from pyodide.ffi import can_run_sync
 
     database = _databases.get(name)
     if database is None or name in _closing:

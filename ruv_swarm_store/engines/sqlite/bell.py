@@ -16,7 +16,7 @@ from ruv_swarm_store.errors import Unsupported
 
 def run_sync(awaitable: Any) -> Any:
     """What an awaitable gives, the calling Python suspended meanwhile while the event loop goes on."""
-    return importlib.import_module("pyodide.ffi").run_sync(awaitable)
+    return importlib.import_module("sqljs_dbapi.suspending").run_sync(awaitable)
 
 
 def can_run_sync() -> bool:
