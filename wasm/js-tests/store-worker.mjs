@@ -101,7 +101,8 @@ export const calls = {
           UPDATE t SET x=randomblob(${(i * 31) % 5000}) WHERE i=${1 + ((i * 13) % i)}; COMMIT`);
         const at = Date.now();
         if (durable ? i % 40 === 0 : Math.random() < 1 / 400) {
-          if (!durable) tell(i, at, true); // the event loop stands still until it is done
+          await keeper.flush(); // as the driver does, for the event loop stands still until it is done
+          if (!durable) tell(i, at, true);
           engine.runScript(keeper.path, 'VACUUM');
         }
         if (durable) await keeper.flush();

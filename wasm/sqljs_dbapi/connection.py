@@ -159,10 +159,12 @@ class Connection:
             self._give_back(sql, statement)
 
     def _guard(self, statement: Statement) -> None:
-        """Refuse a statement that the storage of a kept database does not allow now."""
+        """Refuse a statement that the storage of a kept database does not allow now; before a long one, see to what was committed."""
         storage = sys.modules["sqljs_dbapi.storage"]
         if self._path in storage.guarded:
             storage.check(self._path, statement.modifies)
+        if statement.verb == "VACUUM":
+            storage.store_first(self._path)
 
     def _committed(self, statement: Statement | None) -> None:
         """Tell the storage of a kept database that a statement ended outside a transaction, and so may have committed."""

@@ -18,6 +18,7 @@ other one's next flush fails, and nothing is mixed).
 """
 
 import asyncio
+import contextlib
 import warnings
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -430,6 +431,20 @@ def open_for_connect(name: str, **options: Any) -> str:
 def check(path: str, writes: bool) -> None:
     """Raise what keeps a connection to `path` from going on; to be asked before a statement if `path` is in `guarded`."""
     guarded[path]._check(writes)
+
+
+def store_first(path: str) -> None:
+    """To be called before a statement for which the event loop may stand still longer than an interval: a VACUUM.
+
+    What was committed is stored before it, where Python can wait for that. A failure is no reason against it: it may be what makes room.
+    """
+    from pyodide.ffi import can_run_sync
+
+    for database in _databases.values():
+        if database._path == path and database._keeper.pending and can_run_sync():
+            with contextlib.suppress(StorageError):
+                run_sync(database.flush())
+            return
 
 
 def committed(path: str) -> None:

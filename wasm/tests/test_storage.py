@@ -118,6 +118,22 @@ async def test_durability_commit_returns_when_it_is_stored(name: str) -> None:
     assert await count(name) == 21
 
 
+async def test_what_was_committed_is_stored_before_a_vacuum(name: str) -> None:
+    """For nothing can be stored while it runs."""
+    if ON_NODE or not can_run_sync():
+        pytest.skip("a file is stored at once; elsewhere Python cannot wait for JavaScript here")
+    database, connection = await filled(name, 20, sync_interval=60)
+    connection.isolation_level = None
+    assert database.status().flushes == 0
+    connection.execute("VACUUM")
+    assert (database.status().flushes, database.status().pending_commits) == (1, 1)
+    with closing(sqlite3.connect(":memory:")) as stored:
+        stored.deserialize(await storage.export_image(name))
+        assert stored.execute("SELECT count(*) FROM t").fetchone() == (20,)
+    connection.close()
+    await database.close()
+
+
 async def test_flush_now(name: str) -> None:
     database, _ = await filled(name, sync_interval=60)
     if can_run_sync() or ON_NODE:
