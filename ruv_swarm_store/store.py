@@ -7,7 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
+from functools import cached_property, partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
@@ -36,24 +36,47 @@ if TYPE_CHECKING:
 class Repositories:
     """Every repository, over one scope."""
 
-    agents: Agents
-    tasks: Tasks
-    messages: Messages
-    metrics: Metrics
-    groups: Groups
-    config: Config
-    events: Events
-
     def __init__(self, scope: Scope, begin: Begin, upcasters: Upcasters | None = None) -> None:
         self._scope = scope
         self._begin = begin
-        self.agents = Agents(scope)
-        self.tasks = Tasks(scope)
-        self.messages = Messages(scope)
-        self.metrics = Metrics(scope)
-        self.groups = Groups(scope)
-        self.config = Config(scope)
-        self.events = Events(scope, begin, upcasters)
+        self._upcasters = upcasters
+
+    # Made when first asked for: most units of work need one or two of them.
+
+    @cached_property
+    def agents(self) -> Agents:
+        """The agents of the swarm."""
+        return Agents(self._scope)
+
+    @cached_property
+    def tasks(self) -> Tasks:
+        """The queue of tasks."""
+        return Tasks(self._scope)
+
+    @cached_property
+    def messages(self) -> Messages:
+        """Messages between agents."""
+        return Messages(self._scope)
+
+    @cached_property
+    def metrics(self) -> Metrics:
+        """Samples over time, and their aggregates."""
+        return Metrics(self._scope)
+
+    @cached_property
+    def groups(self) -> Groups:
+        """Groups of agents."""
+        return Groups(self._scope)
+
+    @cached_property
+    def config(self) -> Config:
+        """Configuration by key."""
+        return Config(self._scope)
+
+    @cached_property
+    def events(self) -> Events:
+        """Streams of events, and who consumes them."""
+        return Events(self._scope, self._begin, self._upcasters)
 
     def execute(self, statement: Executable, params: Mapping[str, Any] | None = None) -> Sequence[Row[*tuple[Any, ...]]]:
         """Runs any SQLAlchemy statement and returns its rows: the way to joins, reports and your own tables.
@@ -305,9 +328,10 @@ class Store(Repositories):
         """
         if self._backups is None:
             from ruv_swarm_store.backup import Backups, DirectoryStorage, MemoryStorage
+            from ruv_swarm_store.backup.storage import beside
 
             if (file := self._engine.file) is not None:
-                self._backups = Backups(DirectoryStorage(f"{file}.backups"), self._engine)
+                self._backups = Backups(DirectoryStorage(beside(file)), self._engine)
             elif not self.capabilities.processes:
                 self._backups = Backups(MemoryStorage(), self._engine)
             else:

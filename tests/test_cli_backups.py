@@ -398,6 +398,18 @@ def test_events_are_followed(path: Path, started: Callable[..., Any], form: list
         assert ended(process, signal.SIGINT) == ""
 
 
+@pytest.mark.skipif(os.name != "posix", reason="the signals are not there")
+def test_the_journal_is_followed_by_its_types_only(path: Path, started: Callable[..., Any]) -> None:
+    with Store.open(path) as store:
+        store.tasks.enqueue("journalled")
+        journalled = store.events.read_all()[-1]
+    assert journalled.aggregate_type.startswith("journal.")
+    for words, expected in ([], "ended"), (["--type", journalled.event_type], journalled.event_type):
+        with started("events", "tail", "-s", path, "-n", "1", "--json", *words) as process:
+            assert json.loads(process.stdout.readline())["event_type"] == expected
+            assert ended(process, signal.SIGINT) == ""
+
+
 def test_events_are_verified(path: Path) -> None:
     assert as_json("events", "verify", "-s", path)["unsealed"] == EVENTS
     assert f"{EVENTS} events under 1 seal" in printed("events", "verify", "-s", path, "--seal")

@@ -93,6 +93,11 @@ class MemoryStorage:
         return "<MemoryStorage>"
 
 
+def beside(file: str | os.PathLike[str]) -> str:
+    """The directory in which the backups of a store in a file are kept unless somebody says otherwise."""
+    return f"{os.fspath(file)}.backups"
+
+
 class DirectoryStorage:
     """Files in a directory, made when the first is written: for its owner only, and on the disk when `write` returns."""
 

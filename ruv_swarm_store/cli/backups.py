@@ -21,6 +21,7 @@ from ruv_swarm_store.backup.encryption import Key
 from ruv_swarm_store.backup.frames import Compression
 from ruv_swarm_store.backup.manifest import Backup, Format
 from ruv_swarm_store.backup.retention import Retention
+from ruv_swarm_store.backup.storage import beside
 from ruv_swarm_store.cli.options import SWARM, Address, AsJson, insist, moment, opened
 from ruv_swarm_store.cli.output import bytes_bar, counted, instant, print_json, print_table, say, size, span
 from ruv_swarm_store.demo.stopping import stop_signals
@@ -74,7 +75,7 @@ def _place(store: str, place: str | None) -> str:
         return place
     if (file := engines.file_of(store)) is None:
         raise Unsupported(f"there is no place beside {store} to keep backups in", hint="Say where they are: --from or --to")
-    return f"{file}.backups"
+    return beside(file)
 
 
 def _key(file: Path | None) -> Key | None:

@@ -14,6 +14,7 @@ from ruv_swarm_store.cli.options import SWARM, Address, AsJson, Limit, insist, l
 from ruv_swarm_store.cli.output import compact, counted, instant, print_json, print_table, printable, say, steps_bars
 from ruv_swarm_store.demo.stopping import stop_signals
 from ruv_swarm_store.entities import Event
+from ruv_swarm_store.events.cursors import NOT_JOURNAL
 from ruv_swarm_store.store import Store
 
 _e = schema.events.c
@@ -87,13 +88,12 @@ def tail(
     limit: Annotated[int, typer.Option("--limit", "-n", min=0, metavar="N", help="Begin with so many of the last ones.")] = 10,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, each event on a line of its own.")] = False,
 ) -> None:
-    """Print the last events, and then each one as it comes, until Ctrl-C."""
+    """Print the last events, and then each one as it comes, until Ctrl-C. The journal's only where `--type` names theirs."""
     with look_into(store) as found, stop_signals() as stop:
         query = found.events.query()
         if aggregate is not None:
             query = query.where(_e.aggregate_id == aggregate)
-        if type:
-            query = query.where(_e.event_type.in_(type))
+        query = query.where(_e.event_type.in_(type) if type else NOT_JOURNAL)
         head = found.events.last_position()
         last: list[Event] = query.where(_e.position <= head).order_by(_e.position.desc()).limit(limit).all()[::-1] if limit else []
         _print_lines(last, json)

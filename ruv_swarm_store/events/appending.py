@@ -108,7 +108,7 @@ def check(append: Append, upcasters: Upcasters | None) -> Checked:
     """The append as it is stored. Raises `InvalidValue` for what cannot be."""
     if not isinstance(append, Append):
         raise InvalidValue(f"{append!r} is nothing to append", hint="Give Append(aggregate_id, events, type)")
-    events = listed(append.events)
+    events = [*listed(append.events)]
     for event in events:
         if not isinstance(event, NewEvent):
             raise InvalidValue(f"{event!r} is no event to append", hint="Give NewEvent(type, data)")
@@ -125,6 +125,8 @@ def check(append: Append, upcasters: Upcasters | None) -> Checked:
 
 def listed(events: Iterable[NewEvent]) -> list[NewEvent]:
     """Events to append, in a list. Raises `InvalidValue` for what holds none."""
+    if type(events) is list:
+        return events
     if not isinstance(events, Iterable):
         raise InvalidValue(f"the events to append are a {type(events).__name__}", hint="Give a list of NewEvent, if only of one")
     return list(events)
@@ -251,23 +253,33 @@ def _repeated(run: Executor, appends: Sequence[Checked], ids: Sequence[str]) -> 
     if not known:
         return None
     for append in appends:
-        for id, event_type, data in zip(append.ids, append.types, append.datas, strict=True):
-            there = known.get(id or "")
-            asked = (append.stream, append.kind, event_type, codec.canonical([codec.decode_canonical(data)]))
+        metadatas = _NOTHING.metadatas if append.seldom is None else append.seldom.metadatas
+        for id, event_type, data, metadata in zip(append.ids, append.types, append.datas, metadatas, strict=False):
+            there = None if id is None else known.get(id)
+            asked = (append.stream, append.kind, event_type, _canonical(data), _canonical(metadata))
             if there is None or asked != (
-                there.aggregate_id, there.aggregate_type, there.event_type, codec.canonical([there.event_data])
+                there.aggregate_id, there.aggregate_type, there.event_type,
+                _canonical(codec.encode(there.event_data)), _canonical(None if there.metadata is None else codec.encode(there.metadata)),
             ):  # fmt: skip
                 taken = next(iter(known)) if there is None else there.id
                 raise Conflict(f"event {taken!r} is stored already", hint="Repeat an append as it was, or give new ids", id=taken)
     first = min(event.position for event in known.values())
     led: list[int] = []
+    versions: dict[tuple[str, str], int] = {}
     for append in appends:
-        numbers = [known[id or ""].sequence_number for id in append.ids]
-        if not numbers:
+        stream = append.stream, append.kind
+        numbers = [known[id].sequence_number for id in append.ids if id is not None]
+        if numbers:
+            versions[stream] = max(numbers)
+        elif stream not in versions:
             row = run.one(_VERSION_BEFORE, {"aggregate": append.stream, "type": append.kind, "before": first})
-            numbers = [0 if row is None else int(row[0])]
-        led.append(max(numbers))
+            versions[stream] = 0 if row is None else int(row[0])
+        led.append(versions[stream])
     return led
+
+
+def _canonical(text: str | None) -> bytes:
+    return codec.canonical([None if text is None else codec.decode_canonical(text)])
 
 
 def _moved(append: Checked, version: int, where: Mapping[str, int]) -> Conflict:

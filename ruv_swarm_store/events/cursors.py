@@ -42,8 +42,8 @@ _OF_TYPES = _within.where(_e.event_type.in_(text_items("types")))
 # What a consumer does to the swarm's state the journal tells of: were that for it to consume, there would be no end to it.
 _JOURNAL = f"{MARKS}."
 _type_and_dot = _e.aggregate_type + literal_column("'.'", Text)
-_not_journal = func.substr(_type_and_dot, _one, literal_column(str(len(_JOURNAL)))) != literal_column(f"'{_JOURNAL}'", Text)
-_OF_ANY = _within.where(_not_journal)
+NOT_JOURNAL = func.substr(_type_and_dot, _one, literal_column(str(len(_JOURNAL)))) != literal_column(f"'{_JOURNAL}'", Text)
+_OF_ANY = _within.where(NOT_JOURNAL)
 _POSITION, _AGGREGATE_TYPE = (EVENTS.fields.index(name) for name in ("position", "aggregate_type"))
 
 _CONSUMER = select(*CONSUMERS.columns).where(_mine)
@@ -85,7 +85,7 @@ _RESET = (
     )
 )
 _REMOVE = delete(schema.event_consumers).where(_mine)
-_LAG = select(func.count()).where(_e.position > _after, _not_journal)
+_LAG = select(func.count()).where(_e.position > _after, NOT_JOURNAL)
 _LAG_OF_TYPES = select(func.count()).where(_e.position > _after, _e.event_type.in_(text_items("types")))
 CURSOR: Select[*tuple[Any, ...]] = select(_c.name).where(_c.name.in_(text_items("names"))).order_by(_c.name)
 """What to hold so that the consumers `names` stay where they are."""

@@ -54,7 +54,7 @@ class Events(Repository[Event]):
         `expected_version` is the version the caller has seen, `NONE` (0) for a stream that must not exist, `EXISTS` for one that must,
         `ANY` for whatever it is; `Conflict` carries the `expected` and the `actual` one otherwise. An append whose events all carry
         ids stored before, in this stream, is taken as a repetition: nothing is added, and the version it led to then is returned.
-        Their types and data must be those stored, or it is a `Conflict`; nothing else of them is compared.
+        Their types, data and metadata must be those stored, or it is a `Conflict`; nothing else of them is compared.
 
         Events that come from another, the `cause`, have its id as `causation_id`, and as `correlation_id` the one it has, or its
         id, unless they carry their own.

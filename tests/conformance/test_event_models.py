@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -66,18 +67,19 @@ class EventMachine(RuleBasedStateMachine):
                 return None
             for append, event in given:
                 there = known.get(event.id or "")
-                asked = (append.aggregate_id, append.type, event.type, plain(event.data))
-                if there is None or (there.aggregate_id, there.aggregate_type, there.event_type, plain(there.event_data)) != asked:
+                asked = (append.aggregate_id, append.type, event.type, plain(event.data), plain(event.metadata))
+                if there is None or asked != (
+                    there.aggregate_id, there.aggregate_type, there.event_type, plain(there.event_data), plain(there.metadata)
+                ):  # fmt: skip
                     return None
             first = min(self.log.index(known[event.id or ""]) for _, event in given)
-            before = [(event.aggregate_id, event.aggregate_type) for event in self.log[:first]]
-            return [
-                max(
-                    (known[event.id or ""].sequence_number for event in append.events),
-                    default=before.count((append.aggregate_id, append.type)),
-                )
-                for append in appends
-            ], []
+            before = Counter((event.aggregate_id, event.aggregate_type) for event in self.log[:first])
+            repeated = []
+            for append in appends:
+                stream = (append.aggregate_id, append.type)
+                before[stream] = max((known[event.id or ""].sequence_number for event in append.events), default=before[stream])
+                repeated.append(before[stream])
+            return repeated, []
         versions = {stream: len(self.stream(stream)) for stream in STREAMS}
         led, added = [], []
         for append in appends:

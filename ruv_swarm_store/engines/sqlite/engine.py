@@ -11,7 +11,7 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -24,6 +24,7 @@ from ruv_swarm_store.engines.constructs import parameter
 from ruv_swarm_store.engines.engine import Capabilities, Engine, Options
 from ruv_swarm_store.engines.executor import Executor, Prepared
 from ruv_swarm_store.engines.image import Copied, Image
+from ruv_swarm_store.engines.lending import Lent
 from ruv_swarm_store.engines.log import Log
 from ruv_swarm_store.engines.sqlite.connections import Reader, SQLiteExecutor, Writer
 from ruv_swarm_store.engines.sqlite.driver import driver
@@ -106,21 +107,27 @@ class SQLiteEngine(Engine):
         except AttributeError:
             return self._open_reader()
 
-    @contextmanager
-    def _sharing(self) -> Iterator[Executor]:
+    def _sharing(self) -> AbstractContextManager[Executor]:
         """The writer, for SELECTs."""
+        return Lent(self._share())
+
+    def _share(self) -> Generator[Executor]:
         with self._lock:
             yield self._ready()
 
-    @contextmanager
-    def write(self) -> Iterator[Executor]:
+    def write(self) -> AbstractContextManager[Executor]:
+        return Lent(self._write())
+
+    def _write(self) -> Generator[Executor]:
         with self._lock:
             yield self._ready()
             if self._watch.waiting:
                 self._watch.note(self._writer)
 
-    @contextmanager
-    def transaction(self) -> Iterator[Executor]:
+    def transaction(self) -> AbstractContextManager[Executor]:
+        return Lent(self._transaction())
+
+    def _transaction(self) -> Generator[Executor]:
         hooks: Sequence[Callable[[], object]] = ()
         with self._lock:
             writer = self._ready()
