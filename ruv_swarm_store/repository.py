@@ -21,6 +21,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 N = TypeVar("N", bound="Scoped")
 
+_EVERY_ROW = true()
 REPETITIONS = 5
 """How often a verb is run again whose transaction met a deadlock or a serialisation failure."""
 _REPEATABLE = frozenset({"deadlock", "serialization"})
@@ -65,6 +66,8 @@ class Statements:
 
     def __init__(self, mapping: Mapping[Any], managed: Sequence[str], there: ColumnElement[bool]) -> None:
         self.mapping = mapping
+        self.timed = there is not _EVERY_ROW
+        """Whether which rows there are depends on the time."""
         self._managed = {mapping.key.name, "version", mapping.generated, *managed}
         table, key = mapping.table, mapping.key
         self.mine = (key == parameter("key")) & there
@@ -114,7 +117,7 @@ class Repository(Generic[E]):
     mapping: Mapping[Any]
     managed: ClassVar[Sequence[str]] = ()
     """Columns that only the noun's own verbs change; the plain verbs neither write nor accept a changed one."""
-    there: ClassVar[ColumnElement[bool]] = true()
+    there: ClassVar[ColumnElement[bool]] = _EVERY_ROW
     """Which of the table's rows exist as far as anybody can tell; it may use the parameter `now`."""
     statements: ClassVar[Statements]
 
@@ -152,11 +155,12 @@ class Repository(Generic[E]):
         return entity
 
     def _find(self, id: Any) -> Sequence[Any] | None:
-        key = self.mapping.identity(id)
+        key = id if type(id) is str else self.mapping.identity(id)
+        statements = self.statements
         with self._scope.read() as run:
-            params = {"key": key, "now": run.now}
+            params = {"key": key, "now": run.now} if statements.timed else {"key": key}
             if not run.holding:
-                return run.one(self.statements.find, params)
+                return run.one(statements.find, params)
             row = run.one(self.statements.find_and_hold, params)
             if row is None:
                 # There is nothing to hold: whoever else finds nothing under this key waits here, and then looks again.

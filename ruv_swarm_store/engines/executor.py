@@ -133,7 +133,10 @@ class Scope(Protocol):
 class Prepared:
     """A Core statement compiled for one dialect, with its parameters in the order the driver wants them."""
 
-    __slots__ = ("_fixed", "_pick", "sql")
+    __slots__ = ("bind", "sql")
+
+    bind: Callable[[Params], Sequence[Any]]
+    """Gives the driver's positional parameters. Raises KeyError when one was not given."""
 
     def __init__(self, statement: Executable, dialect: Dialect) -> None:
         assert isinstance(statement, ClauseElement)
@@ -141,15 +144,11 @@ class Prepared:
         assert isinstance(compiled, SQLCompiler)
         self.sql = str(compiled)
         names: Sequence[str] = compiled.positiontup or ()
-        # Values Core binds itself, such as LIMIT's, are already known; the caller's are still None.
-        self._fixed = {name: value for name, value in compiled.params.items() if value is not None}
-        self._pick: Callable[[Params], Sequence[Any]]
         if len(names) == 1:
             only = names[0]
-            self._pick = lambda params: (params[only],)
+            pick: Callable[[Params], Sequence[Any]] = lambda params: (params[only],)  # noqa: E731
         else:
-            self._pick = itemgetter(*names) if names else lambda _: ()
-
-    def bind(self, params: Params) -> Sequence[Any]:
-        """The driver's positional parameters. Raises KeyError when one was not given."""
-        return self._pick({**self._fixed, **params} if self._fixed else params)
+            pick = itemgetter(*names) if names else lambda _: ()
+        # Values Core binds itself, such as LIMIT's, are already known; the caller's are still None.
+        fixed = {name: value for name, value in compiled.params.items() if value is not None}
+        self.bind = (lambda params: pick({**fixed, **params})) if fixed else pick

@@ -199,7 +199,7 @@ class Reader(SQLiteExecutor):
         self._lock.acquire()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
         self._lock.release()
 
     def enter(self, timeout: float) -> bool:
