@@ -20,7 +20,8 @@ TOOLS = ROOT / ".tools"
 CONSTRAINTS = str(ROOT / "constraints.txt")
 WASM = ROOT / "wasm"
 INSIDE_PYODIDE = ["wasm/harness/tests/inside", "wasm/tests", "tests/conformance", "tests/test_sqljs.py"]  # what runs there
-JOBS = ["--jobs", str(min(4, os.cpu_count() or 1))]
+SHARES = str(min(4, os.cpu_count() or 1))  # tests that run side by side
+JOBS = ["--jobs", SHARES]
 
 
 def bring_own_nox() -> None:
@@ -47,7 +48,7 @@ import nox  # noqa: E402
 from nox.command import CommandFailed  # noqa: E402
 
 nox.needs_version = ">=2025.5.1"
-nox.options.sessions = ["lint", "types", "migrations", "wheel", "tests", "wheelhouse", "pyodide", "browser"]
+nox.options.sessions = ["lint", "types", "migrations", "wheel", "tests", "wheelhouse", "pyodide", "browser", "gate"]
 nox.options.default_venv_backend = "virtualenv"  # one way on every machine: it obeys the pip configuration it finds
 nox.options.error_on_missing_interpreters = False
 nox.options.download_python = "never"
@@ -94,7 +95,7 @@ def tests(session: nox.Session) -> None:
     if session.posargs or session.python == oldest:
         session.run("pytest", *session.posargs)
     else:
-        session.run("pytest", "-m", "not long", env={"RUV_SWARM_TEST_POSTGRES": "none"})
+        session.run("python", "tests/programs/in_shares.py", SHARES, "-m", "not long", env={"RUV_SWARM_TEST_POSTGRES": "none"})
 
 
 @nox.session
@@ -242,14 +243,28 @@ def pytest_words(words: list[str]) -> list[str]:
 
 
 @nox.session
+def gate(session: nox.Session) -> None:
+    """Compare the hot paths with the plain driver, and fail where one has become slower (`-- --renew` writes down today's ratios)."""
+    install(session, ".")
+    session.run("python", "benchmarks/gate.py", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
-    """Measure the hot paths beside the plain drivers and other task queues (`-- -k claim` to choose)."""
+    """Measure the hot paths beside the plain drivers and other libraries, for docs/ (`-- -k claim` to choose, and only print)."""
     install(session, ".[cli,postgres,backup]", "--group", "bench")
     try:
         install(session, "--group", "peers")
     except CommandFailed:
         session.warn("not every other task queue can be installed here: the tables say which are missing")
-    session.run("pytest", "benchmarks", *session.posargs)
+    session.run("pytest", "benchmarks", *(session.posargs or ["--json", "docs/benchmarks.json", "--plots", "docs"]))
+
+
+@nox.session
+def growth(session: nox.Session) -> None:
+    """Measure how the hot paths grow with the rows there are, for docs/ (`-- 10k 100k 1m 10m` for other sizes, and only print)."""
+    install(session, ".[cli]", "--group", "bench")
+    session.run("python", "benchmarks/growth.py", *(session.posargs or ["--json", "docs/growth.json", "--plots", "docs"]))
 
 
 if __name__ == "__main__":

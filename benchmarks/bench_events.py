@@ -17,11 +17,21 @@ Compare = Callable[..., float]
 Rivals = Callable[..., Any]
 
 
+def filling(count: int, size: int = 1_000) -> Callable[[Store], None]:
+    """What gives a store a log: streams of `size` events each."""
+
+    def fill_store(store: Store) -> None:
+        for number in range(max(1, count // size)):
+            store.events.append(f"s{number}", [NewEvent("moved", DATA)] * size, type="bench")
+
+    return fill_store
+
+
 def fill(place: Place, store: Store, floor: Floor, count: int, size: int = 1_000) -> int:
-    """The same log on both sides: streams of `size` events each. Returns how many."""
+    """The same log on both sides. Returns how many streams it has."""
     streams = max(1, count // size)
+    filling(count, size)(store)
     for number in range(streams):
-        store.events.append(f"s{number}", [NewEvent("moved", DATA)] * size, type="bench")
         floor.version = 0
         floor.append_batch(f"s{number}", new_ids(NOW + number, size), DATA)
     floor.version = 0
@@ -48,7 +58,7 @@ def bench_append_with_expected_version(
         lambda: floor.append("mine", batches.pop(), DATA),
         operations=place.round,
         floor_is="json.dumps and guarded INSERT … SELECT in autocommit, ids made before",
-        rivals=rivals("append", (place.round, 1), place.round),
+        rivals=rivals("append", (place.round, 1), place.round, like=filling(rows)),
     )
 
 
@@ -77,7 +87,7 @@ def bench_append_a_batch(
         below,
         operations=times * size,
         floor_is="version checked, json.dumps, executemany or COPY in one transaction, ids made before",
-        rivals=rivals("append", (times, size), times * size),
+        rivals=rivals("append", (times, size), times * size, like=filling(rows)),
     )
 
 
@@ -97,7 +107,7 @@ def bench_read_a_stream_of_1000(place: Place, store: Store, floor: Floor, compar
         below,
         operations=streams * 1_000,
         floor_is="SELECT, fetchall and json.loads of the data",
-        rivals=rivals("read_streams", streams, streams * 1_000),
+        rivals=rivals("read_streams", streams, streams * 1_000, like=filling(min(rows, 20_000))),
     )
 
 
@@ -115,7 +125,7 @@ def bench_read_all(place: Place, store: Store, floor: Floor, compare: Compare, r
         below,
         operations=count,
         floor_is="SELECT of pages of 1000, fetchall and json.loads of the data",
-        rivals=rivals("read_log", count // 1_000, count),
+        rivals=rivals("read_log", count // 1_000, count, like=filling(rows)),
     )
 
 
@@ -138,7 +148,7 @@ def bench_fold(place: Place, store: Store, floor: Floor, compare: Compare, rival
         below,
         operations=count,
         floor_is="SELECT of pages of 1000, fetchall, json.loads of the data and the sum",
-        rivals=rivals("fold", count // 1_000, count),
+        rivals=rivals("fold", count // 1_000, count, like=filling(rows, rows)),
     )
 
 
@@ -146,9 +156,17 @@ def bench_fold_from_a_snapshot(place: Place, store: Store, floor: Floor, compare
     """A snapshot of all but the newest fifty events."""
     count = fill(place, store, floor, rows, rows) * rows
     snapshot = Snapshots("sum", every=100)
-    assert store.events.fold("s0", 0, add, type="bench", snapshot=snapshot) == 12 * count
+
+    def go_on(store: Store) -> None:
+        assert store.events.fold("s0", 0, add, type="bench", snapshot=snapshot) == 12 * count
+        store.events.append("s0", [NewEvent("moved", DATA)] * 50, type="bench")
+
+    def fill_like(store: Store) -> None:
+        filling(rows, rows)(store)
+        go_on(store)
+
+    go_on(store)
     floor.keep("s0", count, 12 * count)
-    store.events.append("s0", [NewEvent("moved", DATA)] * 50, type="bench")
     floor.version = count
     floor.append_batch("s0", new_ids(NOW - 1, 50), DATA)
     times = 100
@@ -166,5 +184,5 @@ def bench_fold_from_a_snapshot(place: Place, store: Store, floor: Floor, compare
         below,
         operations=times,
         floor_is="SELECT of the snapshot and of what comes after it, json.loads and the sum",
-        rivals=rivals("fold_from_a_snapshot", (count // 1_000, times), times),
+        rivals=rivals("fold_from_a_snapshot", (count // 1_000, times), times, like=fill_like),
     )

@@ -1,14 +1,61 @@
-"""Publishing to many beside publishing to one: it writes one row either way."""
+"""Messages to one agent beside the plain driver; and publishing to many beside publishing to one: it writes one row either way."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
+from floor import AGENT, NOW, Floor
 from places import Place
+
+from ruv_swarm_store import Agent, Store
+from ruv_swarm_store.clock import new_ids
 
 CONTENT = {"found": "https://example.com/a/page", "score": 0.75}
 Compare = Callable[..., float]
+Row = tuple[str, str, str]
+
+
+def letters(count: int) -> list[Row]:
+    """What the floor publishes, made ahead of time."""
+    return [(id, json.dumps(CONTENT), AGENT) for id in new_ids(NOW, count)]
+
+
+@pytest.mark.durable
+def bench_publish_to_an_agent(place: Place, store: Store, floor: Floor, worker: Agent, compare: Compare, rounds: int) -> None:
+    batches = [letters(place.round) for _ in range(rounds + 1)]
+
+    def ours() -> None:
+        publish = store.messages.publish
+        for _ in range(place.round):
+            publish("found", CONTENT, sender=worker, to=worker)
+
+    compare(ours, lambda: floor.publish(batches.pop()), operations=place.round, floor_is="INSERT in autocommit, rows and JSON made before")
+
+
+@pytest.mark.durable
+def bench_receive_and_acknowledge_10(place: Place, store: Store, floor: Floor, worker: Agent, compare: Compare, rounds: int) -> None:
+    times = max(1, place.round // 10)
+    enough = times * 10 * (rounds + 1)
+    with store.transaction() as work:
+        for _ in range(enough):
+            work.messages.publish("found", CONTENT, sender=worker, to=worker)
+    floor.execute("INSERT INTO message_cursors VALUES ('worker', '', 0)")
+    floor.within(lambda: floor.publish(letters(enough)))
+    place.settle()
+
+    def ours() -> None:
+        for _ in range(times):
+            received = store.messages.receive(worker, limit=10)
+            assert store.messages.acknowledge_many(received, worker) == 10
+
+    compare(
+        ours,
+        lambda: floor.receive_and_acknowledge(AGENT, times),
+        operations=times * 10,
+        floor_is="SELECT, INSERT and UPDATE in one transaction, json.loads; an UPDATE in another",
+    )
 
 
 @pytest.mark.durable

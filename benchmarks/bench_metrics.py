@@ -39,18 +39,12 @@ def insert_many(floor: Floor, rows: Sequence[tuple[Any, ...]]) -> None:
 
 @pytest.mark.durable
 def bench_record(store: Store, worker: Agent, floor: Floor, compare: Compare, place: Place) -> None:
-    statement = INSERT.replace("?", "%s") if isinstance(floor, PostgreSQLFloor) else INSERT
-
     def ours() -> None:
         record = store.metrics.record
         for _ in range(place.round):
             record("latency", 12.5, agent=worker, unit="ms", tags=TAGS)
 
-    def below() -> None:
-        for _ in range(place.round):
-            floor.execute(statement, ROW)
-
-    compare(ours, below, operations=place.round, floor_is="INSERT in autocommit, JSON made before")
+    compare(ours, lambda: floor.record(place.round), operations=place.round, floor_is="INSERT in autocommit, JSON made before")
 
 
 def bench_record_10k_at_once(store: Store, worker: Agent, floor: Floor, compare: Compare) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import platform
+import re
 import sqlite3
 import statistics
 import time
@@ -15,9 +17,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import plots
 import pytest
 import report
 from floor import Floor
+from growth import number
+from naive import NAIVE
 from peers import PEERS
 from places import NoServer, Place, PostgreSQLPlace, PostgreSQLServer, SQLitePlace, on_cpus
 from rich.console import Console
@@ -28,6 +33,7 @@ Job = Callable[[], object]
 
 NORMAL = ("sqlite-normal", "postgresql-normal")
 EVERY = ("sqlite-normal", "sqlite-full", "postgresql-normal", "postgresql-full")
+ROWS = 100_000
 PEER_SHARE = 3
 """The peers take part in one round of so many: most of the time would be theirs otherwise."""
 
@@ -43,19 +49,30 @@ class Rival(NamedTuple):
     job: Job
     operations: int
     note: str
+    about: str
+    """What there is to know about the peer at any job."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--rows", type=int, default=100_000, help="rows in the tables before a job starts (default 100000)")
+    parser.addoption(
+        "--rows", type=_numbers, default=[ROWS], help="rows in the tables before a job starts (default 100k), or several: 10k,1m"
+    )
     parser.addoption("--rounds", type=int, default=15, help="rounds of each job and its floor, in turn (default 15)")
     parser.addoption("--wakes", type=int, default=400, help="times that a waiting process is woken (default 400)")
     parser.addoption("--idle", type=float, default=10.0, help="seconds that it waits in vain (default 10)")
     parser.addoption("--no-peers", action="store_true", help="leave other libraries out")
     parser.addoption("--markdown", type=Path, help="also write the tables to this file, as Markdown")
+    parser.addoption("--json", type=Path, help="also write the figures to this file, as JSON")
+    parser.addoption("--plots", type=Path, help="draw benchmarks.png and benchmarks.svg in this directory")
+
+
+def _numbers(text: str) -> list[int]:
+    return [number(one) for one in text.split(",")]
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "durable: the job commits, so it is measured at both durabilities")
+    config.addinivalue_line("markers", "sized: the job has a size in its name, and is measured at one only")
     config.addinivalue_line("markers", "only(engine): where the job is measured")
     config.option.benchmark_quiet = True  # its table of seconds says nothing that ours do not
     config.stash[left_out] = {}
@@ -69,13 +86,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if (only := metafunc.definition.get_closest_marker("only")) is not None:
             places = tuple(place for place in places if place.startswith(only.args))
         metafunc.parametrize("place", places, indirect=True)
+    sizes = _sizes(metafunc.config)
+    if "rows" in metafunc.fixturenames and len(sizes) > 1 and metafunc.definition.get_closest_marker("sized") is None:
+        metafunc.parametrize("rows", sizes, indirect=True, ids=[f"at {size:,} rows" for size in sizes])
+
+
+def _sizes(config: pytest.Config) -> list[int]:
+    given: Any = config.getoption("--rows")
+    return list(given)
 
 
 @pytest.fixture(scope="session")
 def rows(request: pytest.FixtureRequest) -> int:
     """How full the tables are."""
-    given: Any = request.config.getoption("--rows")
-    return int(given)
+    sizes = _sizes(request.config)
+    size: int = getattr(request, "param", sizes[0] if len(sizes) == 1 else ROWS)
+    return size
 
 
 @pytest.fixture(scope="session")
@@ -134,14 +160,17 @@ def floor(place: Place) -> Iterator[Floor]:
 
 @pytest.fixture
 def rivals(request: pytest.FixtureRequest, place: Place) -> Iterator[Callable[..., list[Rival]]]:
-    """Peers that can do a job of `Peer` here, each on a database of its own with so many tasks `pending`."""
+    """Peers that can do a job of `Peer` here, each on a database of its own.
+
+    One whose tables are ours is filled by `like`, as our store is; the others get so many tasks `pending`.
+    """
     with ExitStack() as opened:
 
-        def find(job: str, given: Any, operations: int, *, pending: int = 0) -> list[Rival]:
+        def find(job: str, given: Any, operations: int, *, pending: int = 0, like: Callable[[Store], object] | None = None) -> list[Rival]:
             found: list[Rival] = []
             if request.config.getoption("--no-peers"):
                 return found
-            for kind in PEERS:
+            for kind in (*NAIVE, *PEERS):
                 if kind.engine != place.engine or place.durability not in kind.durabilities or not kind.can(job):
                     continue
                 try:
@@ -152,10 +181,12 @@ def rivals(request: pytest.FixtureRequest, place: Place) -> Iterator[Callable[..
                 opened.callback(peer.close)
                 if pending:
                     peer.fill(pending)
+                if like is not None:
+                    peer.fill_like(like)
                 request.config.stash[machine][f"{kind.name} {version(kind.name)}"] = None
                 do = peer.job(job)
                 assert do is not None
-                found.append(Rival(kind.name, partial(do, given), operations, kind.note(job)))
+                found.append(Rival(kind.name, partial(do, given), operations, kind.note(job), kind.note("")))
             place.settle()
             return found
 
@@ -205,6 +236,7 @@ def compare(benchmark: Any, request: pytest.FixtureRequest, rounds: int) -> Call
                     {
                         "name": rival.name,
                         "note": rival.note,
+                        "about": rival.about,
                         **_figures([ratio for ratio, _ in measured], 1 / statistics.median(seconds for _, seconds in measured)),
                     }
                     for rival in rivals
@@ -260,7 +292,10 @@ def record_wake_ups(request: pytest.FixtureRequest, place: Place) -> Callable[..
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     session = getattr(config, "_benchmarksession", None)
     measured = [bench.extra_info for bench in getattr(session, "benchmarks", []) if "ratio" in bench.extra_info]
-    # In the order of the jobs, each with all its places.
+    # In the order of the jobs, each with all its sizes and places.
+    sizes = re.compile(r" at [\d,]+ rows$")
+    order = list(dict.fromkeys(sizes.sub("", info["job"]) for info in measured))
+    measured.sort(key=lambda info: order.index(sizes.sub("", info["job"])))
     order = list(dict.fromkeys(info["job"] for info in measured))
     measured.sort(key=lambda info: (order.index(info["job"]), info["engine"] != "sqlite", info["durability"] != "normal"))
     stash = config.stash
@@ -282,3 +317,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         parts = [f"{title}:\n\n{report.markdown(head, rows)}" for title, head, rows in sections]
         parts.append("\n".join(f"- {note}" for note in [*notes, *stash[left_out]]) + "\n")
         path.write_text("\n".join(parts), encoding="utf-8")
+    if (path := config.getoption("--json")) is not None:
+        found = {"jobs": measured, "wake_ups": stash[woken], "notes": [*notes, *stash[left_out]]}
+        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if measured and (path := config.getoption("--plots")) is not None:
+        plots.ratios(measured, path)

@@ -24,6 +24,9 @@ COLUMNS = "id, type, payload, created_at, priority, status, max_retries, on_depe
 CLAIMED = "status = 'assigned', agent_id = ?, assigned_at = ?, lease_expires_at = ?, fence = fence + 1, version = version + 1"
 READY = "SELECT position FROM tasks WHERE status = 'pending' ORDER BY priority DESC, position"
 
+PASSED = "SELECT position FROM message_cursors WHERE agent_id = ? AND topic = ''"
+"""What an agent has received of the messages."""
+
 
 class Floor(ABC):
     """A raw connection to a database with this library's schema. Statements are written for SQLite; engines put them right."""
@@ -36,7 +39,45 @@ class Floor(ABC):
     COMPLETE = """
 UPDATE tasks SET status = 'completed', result = ?, completed_at = ?, lease_expires_at = NULL, version = version + 1
 WHERE id = ? AND fence = ? AND status IN ('assigned', 'running') RETURNING *"""
+    COMPLETE_MANY = """
+UPDATE tasks SET status = 'completed', result = done.result, completed_at = ?, lease_expires_at = NULL, version = version + 1
+FROM (SELECT value ->> 0 AS id, CAST(value ->> 1 AS BIGINT) AS fence, value -> 2 AS result FROM json_each(?)) AS done
+WHERE tasks.id = done.id AND tasks.fence = done.fence AND status IN ('assigned', 'running') RETURNING *"""
     GET = "SELECT * FROM tasks WHERE id = ?"
+    WALK = "SELECT * FROM tasks WHERE position > ? ORDER BY position LIMIT 1000"
+    HEARTBEAT = """
+UPDATE agents SET last_heartbeat = ?, status = CASE status WHEN 'failed' THEN 'idle' ELSE status END
+WHERE id = ? AND status <> 'terminated'"""
+    PUBLISH = """
+INSERT INTO messages (id, topic, content, timestamp, audience, from_agent, to_agent, version)
+VALUES (?, 'found', ?, ?, 'direct', 'worker', ?, 1)"""
+    RECEIVE = f"""
+SELECT * FROM messages WHERE position IN (
+  SELECT position FROM (SELECT position FROM messages WHERE to_agent = ? AND position > ({PASSED}) ORDER BY position LIMIT 10) AS direct
+  UNION ALL SELECT position FROM (
+    SELECT position FROM messages WHERE audience = 'broadcast' AND position > ({PASSED}) ORDER BY position LIMIT 10) AS broadcast
+  UNION ALL SELECT position FROM (
+    SELECT m.position FROM agent_group_members AS g JOIN messages AS m ON m.to_group = g.group_id
+    WHERE g.agent_id = ? AND m.position > g.joined_position AND m.position > ({PASSED}) ORDER BY m.position LIMIT 10) AS to_group
+  UNION ALL SELECT message_position FROM message_deliveries WHERE agent_id = ? AND acknowledged_at IS NULL AND visible_at <= ?)
+ORDER BY position LIMIT 10"""
+    DELIVER = """
+INSERT INTO message_deliveries VALUES (?, ?, ?, 1, ?, NULL)
+ON CONFLICT (agent_id, message_position) DO UPDATE SET deliveries = message_deliveries.deliveries + 1, visible_at = excluded.visible_at"""
+    HOLD_INBOX: str | None = None
+    """Keeps others out of an inbox until the transaction ends, where several may write at once."""
+    PASS = "UPDATE message_cursors SET position = ? WHERE agent_id = ? AND topic = ''"
+    ACKNOWLEDGE = f"""
+UPDATE message_deliveries SET acknowledged_at = ?
+WHERE agent_id = ? AND message_position IN ({", ".join(["?"] * 10)}) AND acknowledged_at IS NULL"""
+    CONFIG = "SELECT value FROM swarm_config WHERE key = ? AND (expires_at IS NULL OR expires_at > ?)"
+    SET_CONFIG = """
+INSERT INTO swarm_config VALUES (?, ?, ?, NULL, NULL, 1) ON CONFLICT (key) DO UPDATE
+SET value = excluded.value, updated_at = excluded.updated_at, updated_by = NULL, expires_at = NULL, version = swarm_config.version + 1
+RETURNING *"""
+    RECORD = """
+INSERT INTO metrics (metric_name, value, timestamp, metric_type, unit, agent_id, tags, version)
+VALUES ('latency', 12.5, ?, 'gauge', 'ms', 'worker', '{"host":"a"}', 1)"""
     APPEND = """
 INSERT INTO events (id, aggregate_id, aggregate_type, event_type, event_data, metadata, timestamp, sequence_number)
 SELECT ?, ?, 'bench', 'moved', ?, NULL, ?, ? WHERE ? = (
@@ -101,6 +142,70 @@ ORDER BY sequence_number DESC LIMIT 1"""
         for id in ids:
             assert execute(statement, (id,)).fetchone()
 
+    def hold(self, count: int) -> list[Any]:
+        """Claims 32 tasks, `count` times; what `complete_many` takes to complete them."""
+        statement = self.CLAIM_MANY
+        claimed = [self.execute(statement, (AGENT, NOW, NOW + 30_000)).fetchall() for _ in range(count)]
+        return [[(task[0], task[18], {"ok": True}) for task in rows] for rows in claimed]
+
+    def complete_many(self, batches: Sequence[Any]) -> None:
+        """Completes the tasks of each batch at once."""
+        execute, statement = self.execute, self.COMPLETE_MANY
+        for batch in batches:
+            assert len(execute(statement, (NOW, json.dumps(batch))).fetchall()) == len(batch)
+
+    def walk(self) -> int:
+        """Goes through all tasks in pages, their payloads as objects; how many there are."""
+        after = found = 0
+        while rows := self.execute(self.WALK, (after,)).fetchall():
+            found += len([json.loads(row[2]) for row in rows])
+            after = rows[-1][21]
+        return found
+
+    def heartbeat(self, agents: Sequence[str]) -> None:
+        execute, statement = self.execute, self.HEARTBEAT
+        for agent in agents:
+            assert execute(statement, (NOW, agent)).rowcount == 1
+
+    def publish(self, rows: Sequence[tuple[str, str, str]]) -> None:
+        """Publishes rows of id, content and recipient, one by one."""
+        execute, statement = self.execute, self.PUBLISH
+        for id, content, to in rows:
+            execute(statement, (id, content, NOW, to))
+
+    def receive_and_acknowledge(self, agent: str, count: int) -> None:
+        """Receives ten messages and acknowledges them, `count` times."""
+        for _ in range(count):
+            found: list[Any] = []
+
+            def take(found: list[Any] = found) -> None:
+                if self.HOLD_INBOX is not None:
+                    self.execute(self.HOLD_INBOX, (agent,))
+                found += self.execute(self.RECEIVE, (agent, agent, agent, agent, agent, agent, NOW)).fetchall()
+                self.execute_many(self.DELIVER, [(agent, row[11], NOW, NOW + 30_000) for row in found])
+                self.execute(self.PASS, (found[-1][11], agent))
+
+            self.within(take)
+            assert [json.loads(row[2]) for row in found]
+            assert self.execute(self.ACKNOWLEDGE, (NOW, agent, *[row[11] for row in found])).rowcount == 10
+
+    def config(self, keys: Sequence[str]) -> None:
+        execute, statement = self.execute, self.CONFIG
+        for key in keys:
+            json.loads(execute(statement, (key, NOW)).fetchone()[0])
+
+    def set_config(self, rows: Sequence[tuple[str, str]]) -> None:
+        """Sets rows of key and value, one by one."""
+        execute, statement = self.execute, self.SET_CONFIG
+        for key, value in rows:
+            assert execute(statement, (key, value, NOW)).fetchall()
+
+    def record(self, count: int) -> None:
+        """Adds a sample of a metric, `count` times."""
+        execute, statement = self.execute, self.RECORD
+        for _ in range(count):
+            execute(statement, (NOW,))
+
     def append(self, stream: str, ids: Sequence[str], data: Any) -> None:
         """Appends an event for each id, one by one."""
         execute, statement = self.execute, self.APPEND
@@ -149,6 +254,10 @@ ORDER BY sequence_number DESC LIMIT 1"""
         self.execute(self.KEEP, (stream, number, json.dumps(state), NOW))
 
     @abstractmethod
+    def execute_many(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Runs one of its statements for each row."""
+
+    @abstractmethod
     def within(self, work: Callable[[], object]) -> None:
         """Does `work` in one transaction."""
 
@@ -174,6 +283,9 @@ class SQLiteFloor(Floor):
 
     def add_events(self, rows: Sequence[tuple[Any, ...]]) -> None:
         self.raw.executemany(self.ADD_EVENTS, rows)
+
+    def execute_many(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        self.raw.executemany(statement, rows)
 
     def within(self, work: Callable[[], object]) -> None:
         self.raw.execute("BEGIN IMMEDIATE")
@@ -202,6 +314,20 @@ UPDATE tasks SET {CLAIMED} FROM picked WHERE tasks.position = picked.position RE
     READ_ALL = Floor.READ_ALL.replace("?", "%s")
     SNAPSHOT = Floor.SNAPSHOT.replace("?", "%s")
     KEEP = Floor.KEEP.replace("?", "%s")
+    COMPLETE_MANY = (
+        Floor.COMPLETE_MANY.replace("json_each(?)", "jsonb_array_elements(CAST(? AS jsonb))").replace("?", "%s").replace("*", "tasks.*")
+    )
+    WALK = Floor.WALK.replace("?", "%s")
+    HEARTBEAT = Floor.HEARTBEAT.replace("?", "%s")
+    PUBLISH = Floor.PUBLISH.replace("?", "%s")
+    RECEIVE = Floor.RECEIVE.replace("?", "%s")
+    DELIVER = Floor.DELIVER.replace("?", "%s")
+    HOLD_INBOX = f"{PASSED} FOR NO KEY UPDATE".replace("?", "%s")
+    PASS = Floor.PASS.replace("?", "%s")
+    ACKNOWLEDGE = Floor.ACKNOWLEDGE.replace("?", "%s")
+    CONFIG = Floor.CONFIG.replace("?", "%s")
+    SET_CONFIG = Floor.SET_CONFIG.replace("?", "%s")
+    RECORD = Floor.RECORD.replace("?", "%s")
 
     def __init__(self, raw: psycopg.Connection[Any], *, full: bool) -> None:
         from psycopg.types.numeric import Int8Dumper
@@ -225,6 +351,9 @@ UPDATE tasks SET {CLAIMED} FROM picked WHERE tasks.position = picked.position RE
         with self.cursor.copy(f"COPY events ({columns}) FROM STDIN") as copy:
             for id, stream, data, now, number in rows:
                 copy.write_row((id, stream, "bench", "moved", data, now, number))
+
+    def execute_many(self, statement: Any, rows: Sequence[tuple[Any, ...]]) -> None:
+        self.cursor.executemany(statement, rows)
 
     def within(self, work: Callable[[], object]) -> None:
         with self.raw.transaction():

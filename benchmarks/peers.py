@@ -19,6 +19,8 @@ from typing import Any, ClassVar
 
 from places import Durability, Place, PostgreSQLPlace
 
+from ruv_swarm_store import Store
+
 PAYLOAD: Any = {"url": "https://example.com/a/page", "depth": 3, "tags": ["a", "b"]}
 RESULT = {"ok": True}
 
@@ -51,11 +53,12 @@ class Peer:
 
     @classmethod
     def note(cls, job: str) -> str:
-        return "; ".join(filter(None, (cls.notes.get(job), cls.notes.get(""))))
+        """What is particular about it at a job; for `""`, at all of them."""
+        return cls.notes.get(job, "")
 
     @classmethod
     def can(cls, job: str) -> bool:
-        return hasattr(cls, job)
+        return getattr(cls, job, None) is not getattr(Peer, job, None)
 
     def job(self, name: str) -> Callable[[Any], object] | None:
         """The job of that name, if the library has it."""
@@ -68,6 +71,9 @@ class Peer:
             many([PAYLOAD] * count)
         else:
             self.enqueue(count)
+
+    def fill_like(self, filling: Callable[[Store], object]) -> None:
+        """Fills it as a store of ours is filled, if its tables are ours."""
 
     def enqueue(self, count: int) -> None:
         raise NotImplementedError
@@ -261,7 +267,7 @@ class PgQueuer(_Async):
         library, driver = self.load(), importlib.import_module("asyncpg")
         limits = importlib.import_module("pgqueuer.ports.repository").EntrypointExecutionParameter
         assert isinstance(place, PostgreSQLPlace)
-        settings = {"search_path": place.empty_schema(), "synchronous_commit": _commit(place)}
+        settings = {"search_path": place.empty_schema(), "synchronous_commit": commit(place)}
         self._entrypoints = {"crawl": limits(concurrency_limit=0)}
         self._who = uuid.uuid4()
         loop = importlib.import_module("uvloop").new_event_loop if sys.platform != "win32" else None
@@ -423,7 +429,8 @@ PEERS: Sequence[type[Peer]] = (
 )  # fmt: skip
 
 
-def _commit(place: Place) -> str:
+def commit(place: Place) -> str:
+    """PostgreSQL's `synchronous_commit` at the place's durability."""
     return "on" if place.durability == "full" else "off"
 
 
@@ -431,6 +438,6 @@ def _conninfo(place: Place) -> str:
     """What connects to a new schema, at the place's durability."""
     assert isinstance(place, PostgreSQLPlace)
     make = importlib.import_module("psycopg.conninfo").make_conninfo
-    options = f"-c search_path={place.empty_schema()} -c synchronous_commit={_commit(place)}"
+    options = f"-c search_path={place.empty_schema()} -c synchronous_commit={commit(place)}"
     conninfo: str = make(place.url, options=options)
     return conninfo

@@ -43,7 +43,8 @@ def notes(measured: Sequence[dict[str, Any]]) -> list[str]:
         for peer in info["peers"]
         if peer["note"]
     }
-    return [*floors, *peers]
+    about = {f"{peer['name']} ({info['engine']}): {peer['about']}": None for info in measured for peer in info["peers"] if peer["about"]}
+    return [*floors, *about, *peers]
 
 
 def wakes(measured: Sequence[dict[str, Any]]) -> Rows:
@@ -72,6 +73,7 @@ def show(console: Console, title: str, head: Sequence[str], rows: Rows) -> None:
     console.print(table)
 
 
-def markdown(head: Sequence[str], rows: Rows) -> str:
-    lines = [head, ["---" if index < LEFT else "---:" for index in range(len(head))], *rows]
+def markdown(head: Sequence[str], rows: Rows, words: int = LEFT) -> str:
+    """A table whose first columns are words."""
+    lines = [head, ["---" if index < words else "---:" for index in range(len(head))], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

@@ -10,6 +10,8 @@ together or not at all. A `Store` says where: in a SQLite file by default, in wh
         store.tasks.complete(task, {"links": 3})
 """
 
+from ruv_swarm_store.aio import AsyncStore
+from ruv_swarm_store.cache import CachedRepository
 from ruv_swarm_store.entities import (
     Agent,
     AgentStatus,
@@ -36,6 +38,8 @@ __all__ = [
     "Agent",
     "AgentStatus",
     "Append",
+    "AsyncStore",
+    "CachedRepository",
     "ConfigEntry",
     "Conflict",
     "Event",

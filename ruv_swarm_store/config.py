@@ -12,6 +12,7 @@ from msgspec import Struct
 from sqlalchemy import ColumnElement, Text, and_, delete, literal_column, or_, select, update
 
 from ruv_swarm_store import codec, schema
+from ruv_swarm_store.cache import CachedRepository
 from ruv_swarm_store.clock import Moment, duration, milliseconds
 from ruv_swarm_store.engines import Executor, parameter, text_items, upsert
 from ruv_swarm_store.entities import Agent, ConfigEntry
@@ -120,12 +121,15 @@ class Config(Repository[ConfigEntry]):
         """The whole entry of a key: value, version, who and when; None when it is not set or has expired."""
         return self.find_by_id(key)
 
+    def cached(self, ttl: float = 2.0, size: int = 1024, probe: float = 0.01) -> CachedConfig:
+        """Entries by key, kept in memory while nobody changes them and until they expire; see `Repository.cached`."""
+        return CachedConfig(self, self._scope, ttl=ttl, size=size, probe=probe, expiring=True)
+
     # The plain verbs see nothing of what has expired or was deleted; adding it again goes on with its version.
 
     def query(self) -> Query[ConfigEntry]:
         """All entries that have not expired by now, as a query to narrow down."""
-        with self._scope.read() as run:
-            return super().query().where(or_(_c.expires_at.is_(None), _c.expires_at > run.now))
+        return super().query().where(or_(_c.expires_at.is_(None), _c.expires_at > self._scope.clock()))
 
     def _insert(self, run: Executor, entities: Sequence[ConfigEntry]) -> list[ConfigEntry]:
         back = {key for (key,) in run.all(_ABSENT, {"keys": codec.encode([entity.key for entity in entities]), "now": run.now})}
@@ -246,6 +250,19 @@ class Config(Repository[ConfigEntry]):
             "ttl": None if ttl is None else duration(ttl, "ttl"),
             "until": None if expires_at is None else milliseconds(expires_at, "expires_at"),
         }
+
+
+class CachedConfig(CachedRepository[ConfigEntry]):
+    """Configuration from memory; see `Config.cached`."""
+
+    def get(self, id: ConfigEntry | str, default: Any = None) -> Any:
+        """The value of a key, or `default` when it is not set or has expired."""
+        found = self.find_by_id(id)
+        return default if found is None else found.value
+
+    def entry(self, key: ConfigEntry | str) -> ConfigEntry | None:
+        """The whole entry of a key; None when it is not set or has expired."""
+        return self.find_by_id(key)
 
 
 _ROUNDS = 8

@@ -12,6 +12,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Executable, Select, delete, func, select, true, update
 
 from ruv_swarm_store import codec, schema
+from ruv_swarm_store.cache import CachedRepository
 from ruv_swarm_store.engines import Executor, Scope, number_items, parameter, text_items, upsert
 from ruv_swarm_store.errors import Conflict, InvalidValue, NotFound, Unavailable
 from ruv_swarm_store.query import Mapping, OnCorrupt, Query
@@ -123,7 +124,8 @@ class Repository(Generic[E]):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls.statements = Statements(cls.mapping, cls.managed, cls.there)
+        if {"mapping", "managed", "there"} & vars(cls).keys():
+            cls.statements = Statements(cls.mapping, cls.managed, cls.there)
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
@@ -194,6 +196,14 @@ class Repository(Generic[E]):
     def pages(self, size: int = 100) -> Iterator[list[E]]:
         """Every row, in lists of up to `size`; see `Query.pages`."""
         return self.query().pages(size)
+
+    def cached(self, ttl: float = 2.0, size: int = 1024, probe: float = 0.01) -> CachedRepository[E]:
+        """Rows by key, kept in memory while nobody changes them, at most `size` of them for at most `ttl` seconds. Keep it, and share it.
+
+        It shows what this store commits at once, and what others commit no later than `probe` seconds after. Inside a transaction it
+        reads what that sees. Raises `Unsupported` for a unit of work's.
+        """
+        return CachedRepository(self, self._scope, ttl=ttl, size=size, probe=probe)
 
     # Writing
 

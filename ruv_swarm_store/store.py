@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property, partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
@@ -17,7 +17,7 @@ from ruv_swarm_store import codec, engines, migrations
 from ruv_swarm_store.agents import Agents
 from ruv_swarm_store.clock import Clock, duration, system_clock
 from ruv_swarm_store.config import Config
-from ruv_swarm_store.engines import Capabilities, Durability, Engine, Executor, Options, Scope, Storing, Trace
+from ruv_swarm_store.engines import Capabilities, Durability, Engine, Executor, Lent, Options, Scope, Storing, Trace
 from ruv_swarm_store.errors import Closed, InvalidValue, StoreError, Unsupported
 from ruv_swarm_store.events import Begin, Events, Upcasters
 from ruv_swarm_store.groups import Groups
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from ruv_swarm_store.backup.encryption import Key
     from ruv_swarm_store.backup.frames import Compression
     from ruv_swarm_store.backup.storage import BackupStorage
+    from ruv_swarm_store.monitor import PerformanceMonitor
+    from ruv_swarm_store.monitor.verbs import Verbs
 
 
 class Repositories:
@@ -92,6 +94,9 @@ class Repositories:
             return run.execute(statement, params or {})
 
 
+_NOUNS = {name: made for name, made in vars(Repositories).items() if isinstance(made, cached_property)}
+
+
 class UnitOfWork(Repositories):
     """One transaction: what is done through it happens together or not at all, at one time `now`.
 
@@ -100,18 +105,16 @@ class UnitOfWork(Repositories):
 
     def __init__(self, run: Executor, begin: Callable[[], AbstractContextManager[Executor]], upcasters: Upcasters | None = None) -> None:
         self._within = _Within(run, begin)
-        super().__init__(self._within, partial(_lasting, self._within.transaction, begin, upcasters), upcasters)
+        super().__init__(self._within, partial(_lasting, type(self), self._within.transaction, begin, upcasters), upcasters)
 
     @property
     def now(self) -> int:
         """The transaction's time, in milliseconds since the epoch."""
         return self._within.current().now
 
-    @contextmanager
-    def transaction(self) -> Iterator[UnitOfWork]:
+    def transaction(self) -> AbstractContextManager[UnitOfWork]:
         """A part that can fail on its own: an exception undoes only what was done inside (a savepoint)."""
-        with self._begin() as inner:
-            yield inner
+        return self._begin()
 
     def lock(self, name: str) -> None:
         """Keeps other units of work that lock the same name waiting until this one ends.
@@ -129,18 +132,23 @@ class UnitOfWork(Repositories):
         return f"<UnitOfWork {'ended' if self._within.ended else 'open'}>"
 
 
-@contextmanager
 def _lasting(
+    kind: type[UnitOfWork],
     enter: Callable[[], AbstractContextManager[Executor]],
     begin: Callable[[], AbstractContextManager[Executor]],
     upcasters: Upcasters | None,
-) -> Iterator[UnitOfWork]:
-    with enter() as run:
-        work = UnitOfWork(run, begin, upcasters)
-        try:
-            yield work
-        finally:
-            work._within.ended = True
+) -> AbstractContextManager[UnitOfWork]:
+    """A unit of work that ends with its block."""
+
+    def steps() -> Generator[UnitOfWork]:
+        with enter() as run:
+            work = kind(run, begin, upcasters)
+            try:
+                yield work
+            finally:
+                work._within.ended = True
+
+    return Lent(steps())
 
 
 class _Within:
@@ -238,7 +246,7 @@ class Store(Repositories):
         self._engine = engine
         self._closed = False
         self._backups: Backups | None = None
-        super().__init__(engine, partial(_lasting, engine.transaction, engine.transaction, upcasters), upcasters)
+        super().__init__(engine, partial(_lasting, UnitOfWork, engine.transaction, engine.transaction, upcasters), upcasters)
 
     @classmethod
     def open(
@@ -252,6 +260,7 @@ class Store(Repositories):
         trace: Trace | None = None,
         timeout: float = 30.0,
         journal: bool = False,
+        monitor: bool = False,
         upcasters: Upcasters | None = None,
     ) -> Self:
         """Opens the store at a path or SQLAlchemy URL, created where there is none; in memory without an address.
@@ -260,7 +269,8 @@ class Store(Repositories):
         `normal` can lose the last ones then, though never when a process dies. `clock` returns milliseconds since the epoch.
         `trace` is called with every statement's SQL and its seconds. `timeout` is how many seconds a write waits for others'.
         `journal=True` has the database write an event for every change to agents, tasks, groups and configuration from now on, whoever
-        makes it and however they opened it, until `store.journal.stop()`. `upcasters` bring old events to today's form when they are read.
+        makes it and however they opened it, until `store.journal.stop()`. `monitor=True` counts what verbs and statements take from now on,
+        as `store.monitor.start()` does. `upcasters` bring old events to today's form when they are read.
 
         In a browser an address is the name of a database that the page's origin keeps. Opening waits up to `timeout` seconds for
         another tab that has it open; where it cannot wait it raises `Unsupported`, and `open_async` is what to await. `normal`
@@ -277,7 +287,10 @@ class Store(Repositories):
         except BaseException:
             engine.close()
             raise
-        return cls(engine, upcasters)
+        store = cls(engine, upcasters)
+        if monitor:
+            store.monitor.start()
+        return store
 
     @classmethod
     async def open_async(
@@ -286,6 +299,7 @@ class Store(Repositories):
         *,
         migrate: bool = True,
         journal: bool = False,
+        monitor: bool = False,
         upcasters: Upcasters | None = None,
         **options: Unpack[Opening],
     ) -> Self:
@@ -298,7 +312,10 @@ class Store(Repositories):
         except BaseException:
             await engine.close_async()
             raise
-        return cls(engine, upcasters)
+        store = cls(engine, upcasters)
+        if monitor:
+            store.monitor.start()
+        return store
 
     @property
     def address(self) -> str:
@@ -310,14 +327,12 @@ class Store(Repositories):
         """What the engine underneath can do."""
         return self._engine.capabilities
 
-    @contextmanager
-    def transaction(self) -> Iterator[UnitOfWork]:
+    def transaction(self) -> AbstractContextManager[UnitOfWork]:
         """A unit of work: committed when the block ends, rolled back when an exception leaves it.
 
         While it is open nobody else writes, so keep it short. On the thread that opened it the store's own verbs take part.
         """
-        with self._begin() as work:
-            yield work
+        return self._begin()
 
     @property
     def backups(self) -> Backups:
@@ -357,6 +372,29 @@ class Store(Repositories):
         """Whether the database keeps a journal of every change; and the state that it adds up to."""
         return Journal(self._engine)
 
+    @cached_property
+    def monitor(self) -> PerformanceMonitor:
+        """What this store's verbs and statements take, counted from `monitor.start()` on."""
+        from ruv_swarm_store.monitor import PerformanceMonitor
+
+        return PerformanceMonitor(self._engine, self)
+
+    def _time(self, verbs: Verbs | None) -> None:
+        """Has the verbs of this store, and of the units of work that it begins, timed from now on; None ends that."""
+        from ruv_swarm_store.monitor.verbs import put_off
+
+        kind = UnitOfWork if verbs is None else verbs.unit(UnitOfWork, _NOUNS)
+        begin = partial(_lasting, kind, self._engine.transaction, self._engine.transaction, self._upcasters)
+        self._begin = self.events._begin = begin if verbs is None else verbs.begin(begin)
+        for noun, made in _NOUNS.items():
+            repository = getattr(self, noun)
+            put_off(repository)
+            if verbs is not None:
+                verbs.put(repository, made.func(self), noun)
+        put_off(self)
+        if verbs is not None:
+            self.__class__ = verbs.executing(type(self))
+
     def check(self) -> list[str]:
         """What is wrong with the database's integrity; an empty list for a whole one."""
         return self._engine.check()
@@ -380,11 +418,13 @@ class Store(Repositories):
         In a browser, what is not stored yet is stored before this returns only where Python can be suspended; `close_async` is sure.
         """
         self._closed = True
+        self._engine.caches.close()
         self._engine.close()
 
     async def close_async(self) -> None:
         """`close`, returning once everything committed is stored. Raises as `flush`."""
         self._closed = True
+        self._engine.caches.close()
         await self._engine.close_async()
 
     async def __aenter__(self) -> Self:
@@ -402,6 +442,7 @@ class Store(Repositories):
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         if not getattr(self, "_closed", True):
             _warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
+            self._engine.caches.close()
             self._engine.drop()
 
     def __repr__(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -31,6 +32,28 @@ settings.register_profile(
 )
 settings.register_profile("browser", settings.get_profile("ci"), max_examples=20)  # where Python is several times slower
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "browser" if IN_BROWSER else "ci"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--share", metavar="I/N", help="run only share I, counted from 0, of the test files dealt out to N; see in_shares.py")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out the test files of the other shares; shares have about as many tests each."""
+    given: str | None = config.getoption("--share")
+    if given is None:
+        return
+    index, shares = map(int, given.split("/"))
+    loads = [0] * shares
+    kept: set[Path] = set()
+    files = Counter(item.path for item in items)
+    for path, tests in sorted(files.items(), key=lambda counted: (-counted[1], counted[0])):
+        least = loads.index(min(loads))
+        loads[least] += tests
+        if least == index:
+            kept.add(path)
+    config.hook.pytest_deselected(items=[item for item in items if item.path not in kept])
+    items[:] = [item for item in items if item.path in kept]
 
 
 class Clock:

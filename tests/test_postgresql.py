@@ -367,6 +367,23 @@ def test_a_lock_not_had_in_time_is_unavailable(address: str, raw: Callable[[], A
         assert store.config.set("k", 4).version == 2
 
 
+def test_a_lock_not_had_in_time_leaves_nothing_open(address: str, store: Store) -> None:
+    """It is asked for together with BEGIN."""
+    batch = [NewEvent("t"), NewEvent("t")]
+    with Store.open(address, timeout=0.2) as late:
+        with store.transaction() as work:
+            work.events.append("a", batch, type="t")
+            with pytest.raises(Unavailable):
+                late.events.append("a", batch, type="t")
+            with late.transaction() as waiting:
+                with pytest.raises(Unavailable), waiting.transaction() as part:
+                    part.events.append("a", batch, type="t")
+                waiting.config.set("k", 1)
+        assert late.config.get("k") == 1
+        assert late.events.append("a", batch, type="t") == 4
+    assert [event.sequence_number for event in store.events.read("a")] == [1, 2, 3, 4]
+
+
 def test_a_unit_of_work_that_lost_a_deadlock_may_be_repeated(store: Store, raw: Callable[[], Any]) -> None:
     store.config.set("a", 0)
     store.config.set("b", 0)

@@ -10,6 +10,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from ruv_swarm_store.engines import ddl as ddl
+from ruv_swarm_store.engines.changes import Changes
 from ruv_swarm_store.engines.constructs import (
     Insertion,
     constant,
@@ -27,19 +28,26 @@ from ruv_swarm_store.engines.constructs import (
 )
 from ruv_swarm_store.engines.engine import Capabilities, Durability, Engine, Options, Storing
 from ruv_swarm_store.engines.executor import Executor, Scope, Trace
+from ruv_swarm_store.engines.lending import Lent
+from ruv_swarm_store.engines.metering import Footprint, Meter
 from ruv_swarm_store.engines.sqlite import MemoryEngine, SQLiteEngine, loading, sqljs
 from ruv_swarm_store.engines.sqlite.installing import install, vacant
-from ruv_swarm_store.engines.waiting import Steps, block, cooperate
+from ruv_swarm_store.engines.waiting import Pause, Steps, block, cooperate
 from ruv_swarm_store.errors import InvalidValue, Unsupported
 
 __all__ = [
     "IN_BROWSER",
     "Capabilities",
+    "Changes",
     "Durability",
     "Engine",
     "Executor",
+    "Footprint",
     "Insertion",
+    "Lent",
+    "Meter",
     "Options",
+    "Pause",
     "Scope",
     "Steps",
     "Storing",

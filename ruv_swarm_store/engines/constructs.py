@@ -42,28 +42,30 @@ def constant(column: ColumnElement[Any], value: Any) -> Any:
 class Insertion:
     """An INSERT of rows: some columns are given row by row, the others are constants."""
 
-    __slots__ = ("columns", "constants", "number", "statement", "table")
+    __slots__ = ("columns", "constants", "number", "numbered", "statement", "table")
 
-    def __init__(self, table: Table, columns: Sequence[Column[Any]], constants: Mapping[str, Any]) -> None:
+    def __init__(self, table: Table, columns: Sequence[Column[Any]], constants: Mapping[str, Any], *, numbered: bool) -> None:
         self.table = table
         self.columns = columns
         self.constants = constants
+        self.numbered = numbered
+        """Whether numbers are to be told, should there be any."""
         counted = table.autoincrement_column
-        self.number = None if any(column is counted for column in columns) else counted
-        """The column whose value the engine gives, if it does."""
+        self.number = None if not numbered or any(column is counted for column in columns) else counted
+        """The column whose value the engine gives and tells, if it does."""
         fixed: dict[str, Any] = {name: constant(table.c[name], value) for name, value in constants.items()}
         given: dict[str, Any] = {column.name: bindparam(f"_{column.name}", required=False, type_=column.type) for column in columns}
         self.statement: Insert = insert(table).values({**given, **fixed})
 
 
-def insert_into(table: Table, *columns: Column[Any], **constants: Any) -> Insertion:
+def insert_into(table: Table, *columns: Column[Any], numbered: bool = True, **constants: Any) -> Insertion:
     """INSERT of a value for each of `columns`, which stand in the table's order, beside constants in others.
 
-    Without `columns`, of every column but the number the engine gives.
+    Without `columns`, of every column but the number the engine gives. Who has no use for those numbers says so: to tell them takes time.
     """
     given = [column for column in table.c if (column in columns if columns else column is not table.autoincrement_column)]
     assert not columns or [column.name for column in columns] == [column.name for column in given], "columns are out of order"
-    return Insertion(table, given, constants)
+    return Insertion(table, given, constants, numbered=numbered)
 
 
 def upsert(
@@ -106,20 +108,20 @@ def upsert_from(
     return statement.on_conflict_do_update(index_elements=on, set_=dict(update)).returning(*returning)
 
 
-class _Items(FunctionElement[Any]):
+class Items(FunctionElement[Any]):
     """A JSON array, as a table of its items' text."""
 
     name = "items"
     inherit_cache = True
 
 
-@compiles(_Items)
-def _json_each(element: _Items, compiler: Any, **kw: Any) -> str:
+@compiles(Items)
+def _json_each(element: Items, compiler: Any, **kw: Any) -> str:
     return f"json_each({compiler.process(element.clauses, **kw)})"
 
 
-@compiles(_Items, "postgresql")
-def _array_elements(element: _Items, compiler: Any, **kw: Any) -> str:
+@compiles(Items, "postgresql")
+def _array_elements(element: Items, compiler: Any, **kw: Any) -> str:
     return f"jsonb_array_elements_text({compiler.process(element.clauses, **kw)})"
 
 
@@ -177,7 +179,7 @@ def json_has(json: ColumnElement[Any], key: str, value: str | float | bool) -> C
 
 def text_rows(name: str) -> TableValuedAlias:
     """The strings of the JSON array given as parameter `name`, as a table with the column `value`."""
-    return _Items(parameter(name, schema.Json())).table_valued(column("value", Text), name="items")
+    return Items(parameter(name, schema.Json())).table_valued(column("value", Text), name="items")
 
 
 class _AtomText(FunctionElement[str]):
@@ -216,7 +218,7 @@ def text_items(name: str) -> ScalarSelect[Any]:
 
 def number_items(name: str) -> ScalarSelect[Any]:
     """The whole numbers of the JSON array given as parameter `name`, for `IN`."""
-    items = _Items(parameter(name, schema.Json())).table_valued(column("value", Text), name="items")
+    items = Items(parameter(name, schema.Json())).table_valued(column("value", Text), name="items")
     return select(cast(items.c.value, schema.Int64)).scalar_subquery()
 
 
@@ -241,7 +243,7 @@ def _arrow(element: _Nth, compiler: Any, **kw: Any) -> str:
 
 def records(name: str, **columns: Any) -> Subquery:
     """The JSON array of arrays given as parameter `name`, as a table with these columns, in this order, of these types."""
-    items = _Items(parameter(name, schema.Json())).table_valued(column("value", Text), name="items")
+    items = Items(parameter(name, schema.Json())).table_valued(column("value", Text), name="items")
     fields = [
         cast(_Nth(items.c.value, literal_column(str(index))), type_).label(name) for index, (name, type_) in enumerate(columns.items())
     ]

@@ -13,9 +13,11 @@ from msgspec import Struct
 from sqlalchemy import Connection
 
 from ruv_swarm_store.clock import Clock, system_clock
+from ruv_swarm_store.engines.caches import Caches
 from ruv_swarm_store.engines.executor import Executor, Scope, Trace
 from ruv_swarm_store.engines.image import Image
 from ruv_swarm_store.engines.log import Log
+from ruv_swarm_store.engines.metering import Footprint, Meter
 from ruv_swarm_store.engines.waiting import Sentinel
 from ruv_swarm_store.errors import Unsupported
 
@@ -73,6 +75,8 @@ class Engine(Scope, ABC):
     clock: Clock
     file: Path | None = None
     """The file that the database is in, where it is in one."""
+    meter: Meter | None = None
+    """What is told of every statement; see `measure`."""
 
     @abstractmethod
     def tables(self) -> frozenset[str]:
@@ -91,6 +95,19 @@ class Engine(Scope, ABC):
     def _sentinel(self) -> Sentinel:
         return Sentinel(self.changes, self.wait)
 
+    @cached_property
+    def caches(self) -> Caches:
+        """The caches over this database."""
+        return Caches(self)
+
+    @abstractmethod
+    def note_changes(self, *, on: bool) -> None:
+        """Whether executors are to note what they change, and tell the caches. Returns once nobody changes anything unnoted."""
+
+    @abstractmethod
+    def others_committed(self) -> bool:
+        """Whether others than this store may have committed anything since this was last asked."""
+
     @abstractmethod
     def check(self) -> list[str]:
         """What is wrong with the database's integrity; nothing in a whole one."""
@@ -106,6 +123,18 @@ class Engine(Scope, ABC):
     def log(self) -> Log:
         """What is committed from now on, as pages. Close it: meanwhile it keeps what is committed."""
         raise Unsupported(f"{self.name} has no log to follow", hint="Back up its rows instead")
+
+    @abstractmethod
+    def measure(self, meter: Meter | None) -> None:
+        """From now on tells a meter what every statement takes, and what it waits for; None ends that."""
+
+    @abstractmethod
+    def footprint(self) -> Footprint:
+        """What the database takes up, as far as it tells."""
+
+    @abstractmethod
+    def explain(self, sql: str) -> str:
+        """How the database would go about a statement, whatever its parameters; nothing is run."""
 
     def numbers(self, run: Executor) -> Mapping[str, int]:
         """The last number given in each table whose numbers are never given twice, though its row may be gone; for `number_on`."""

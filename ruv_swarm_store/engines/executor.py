@@ -62,7 +62,7 @@ class Executor(ABC):
 
     @abstractmethod
     def insert_many(self, insertion: Insertion, rows: Sequence[Sequence[Any]]) -> Sequence[int]:
-        """Inserts rows in order; returns the ascending numbers the engine gave them."""
+        """Inserts rows in order; returns the ascending numbers the engine gave them, unless the insertion is not `numbered`."""
 
     # Where several transactions write at once, one that decides by what it reads has to keep the others from changing it.
     # Where one writes at a time these have nothing to do.

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Generator
 from contextlib import suppress
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from ruv_swarm_store.engines.executor import Scope
 
@@ -16,6 +16,16 @@ Steps = Generator[tuple[int, float], None, T]
 
 _LINGER = 1.0
 """Seconds after which a sentinel that nobody needs any more has ended."""
+
+
+class Pause(NamedTuple):
+    """Where a verb has nothing to do that is carried out away from any event loop: to be awaited by who steps its coroutine there."""
+
+    seen: int
+    seconds: float
+
+    def __await__(self) -> Generator[Pause, None, None]:
+        yield self
 
 
 def block(scope: Scope, steps: Steps[T]) -> T:
@@ -31,9 +41,21 @@ async def cooperate(scope: Scope, steps: Steps[T]) -> T:
     """Carries a verb out; the event loop goes on while it waits. Cancelled, it has taken nothing."""
     try:
         while True:
-            await scope.wait_async(*next(steps))
+            pause = Pause(*next(steps))
+            if scope.within or _on_a_loop():
+                await scope.wait_async(*pause)
+            else:
+                await pause
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
+
+
+def _on_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 class Sentinel:

@@ -62,7 +62,8 @@ def _append_any(values: Mapping[str, Any]) -> Executable:
 
 _PLAIN_NEXT, _WHOLE_NEXT = _append_next(_given), _append_next({**_given, **_seldom})
 _PLAIN_ANY, _WHOLE_ANY = _append_any(_given), _append_any({**_given, **_seldom})
-_PLAIN = insert_into(schema.events, *(_c[name] for name in (*_given, "sequence_number")))
+_PLAIN = insert_into(schema.events, *(_c[name] for name in (*_given, "sequence_number")), numbered=False)
+_WHOLE = insert_into(schema.events, numbered=False)
 
 _VERSION = select(_c.sequence_number).where(*_in_stream).order_by(_c.sequence_number.desc()).limit(1)
 _VERSION_BEFORE = _VERSION.where(_c.position < parameter("before", schema.Int64))
@@ -237,7 +238,7 @@ def append_all(run: Executor, appends: Sequence[Checked]) -> list[int]:
             rest = append.seldom or _NOTHING
             rows += zip(*common, rest.metadatas, times, numbers, rest.versions, rest.correlations, rest.causations, strict=False)
     if rows:
-        run.insert_many(_PLAIN if plain else EVENTS.insertion, rows)
+        run.insert_many(_PLAIN if plain else _WHOLE, rows)
     return led
 
 

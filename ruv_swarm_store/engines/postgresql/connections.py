@@ -8,14 +8,16 @@ import select
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.types.numeric import Int8Dumper
 from sqlalchemy import Connection, Dialect, Executable, Row, Select, Table
 
+from ruv_swarm_store import schema
 from ruv_swarm_store.engines import alchemy
+from ruv_swarm_store.engines.changes import Changes
 from ruv_swarm_store.engines.constructs import Insertion
 from ruv_swarm_store.engines.engine import Options
 from ruv_swarm_store.engines.executor import NONE, TIMES, Executor, Params, Prepared
@@ -23,10 +25,19 @@ from ruv_swarm_store.engines.postgresql.codes import REFUSED, REPEATABLE, transl
 from ruv_swarm_store.engines.postgresql.dialect import SwarmDialect
 from ruv_swarm_store.errors import StoreError, Unsupported
 
+if TYPE_CHECKING:
+    from ruv_swarm_store.engines.postgresql.others import Others
+
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 5
 """How often a statement of its own is tried that meets a deadlock or a serialisation failure."""
+
+_LOCKS = {
+    name: f"SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || '.{name}', 0))"
+    for name in schema.metadata.tables
+}
+LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || '.' || %s::text, 0))"
 
 _DIALECT = SwarmDialect(paramstyle="format")  # type: ignore[no-untyped-call]
 
@@ -35,6 +46,7 @@ class Session(psycopg.Connection[tuple[Any, ...]]):
     """A driver connection with the executor that runs statements on it."""
 
     executor: PostgreSQLExecutor
+    others: Others
     poll: select.poll
 
     def check(self) -> None:
@@ -63,10 +75,14 @@ class PostgreSQLExecutor(Executor):
         "_statements",
         "_timeout",
         "_trace",
+        "changes",
         "depth",
         "now",
         "raw",
     )
+
+    changes: Changes
+    """What is to be told to caches, while there are any."""
 
     def __init__(
         self,
@@ -147,7 +163,7 @@ class PostgreSQLExecutor(Executor):
     def insert_many(self, insertion: Insertion, rows: Sequence[Sequence[Any]]) -> Sequence[int]:
         table, number = insertion.table, insertion.number
         if len(rows) == 1:
-            return [self.insert(insertion, rows[0])]
+            return [PostgreSQLExecutor.insert(self, insertion, rows[0])]
         started = time.perf_counter()
         constants = tuple(insertion.constants.values())
         names = [column.name for column in insertion.columns] + list(insertion.constants)
@@ -194,7 +210,9 @@ class PostgreSQLExecutor(Executor):
 
     def lock(self, name: str) -> None:
         try:
-            self._execute("SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || '.' || %s::text, 0))", (name,))
+            if name in _LOCKS and self._opened < self.depth:
+                return self._ready(_LOCKS[name])  # one round trip for both
+            self._execute(LOCK, (name,))
         except REFUSED as error:
             raise self._failed(error) from error
 
@@ -309,15 +327,22 @@ class PostgreSQLExecutor(Executor):
         except Exception:
             log.exception("trace failed")
 
-    def _ready(self) -> None:
-        """Brings the server to the level this executor is at."""
+    def _ready(self, first: str | None = None) -> None:
+        """Brings the server to the level this executor is at, and runs the `first` statement there."""
         if self._refusal is not None:
             raise self._refusal
         due = [f"RELEASE level_{level}" for level in self._released]
         due += [f"SAVEPOINT level_{level}" if level else "BEGIN" for level in range(self._opened, self.depth)]
+        if first is not None:
+            due.append(first)
         if due:
             started = time.perf_counter()
-            self.raw.execute("; ".join(due).encode())
+            try:
+                self.raw.execute("; ".join(due).encode())
+            except BaseException:
+                if first is not None:
+                    self._opened = self.depth  # it was the first that failed: there is something to roll back
+                raise
             if self._trace is not None:
                 for command in due:
                     self._tell(command, (time.perf_counter() - started) / len(due))

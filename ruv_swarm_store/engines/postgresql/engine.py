@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import select
 import threading
 import time
@@ -28,10 +29,14 @@ from sqlalchemy.pool import NullPool
 
 from ruv_swarm_store import codec, schema
 from ruv_swarm_store.engines import alchemy
+from ruv_swarm_store.engines.changes import Changes, noting
 from ruv_swarm_store.engines.engine import Capabilities, Engine, Options
 from ruv_swarm_store.engines.executor import Executor, Prepared
+from ruv_swarm_store.engines.metering import Footprint, Meter
+from ruv_swarm_store.engines.postgresql import metering
 from ruv_swarm_store.engines.postgresql.codes import REFUSED, translate
 from ruv_swarm_store.engines.postgresql.connections import PostgreSQLExecutor, Session
+from ruv_swarm_store.engines.postgresql.others import Others, TellingExecutor
 from ruv_swarm_store.engines.postgresql.watch import Watch
 from ruv_swarm_store.errors import Closed, InvalidValue, StoreError, Unavailable
 
@@ -94,6 +99,8 @@ class PostgreSQLEngine(Engine):
         self._local = threading.local()
         self._alchemy: sqlalchemy.Engine | None = None
         self._lending = threading.Lock()
+        self._dressing = threading.RLock()
+        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._spare: list[Session] = []
         """The connection that was used last, if it is free."""
         self._lent: psycopg.Connection[Any] | None = None
@@ -111,7 +118,8 @@ class PostgreSQLEngine(Engine):
             num_workers=1,
         )
         digest = hashlib.sha256(self.schema.encode()).hexdigest()[:16]
-        self._watch = Watch(self._connect, f"ruv_swarm_{digest}")
+        self._others = Others(self._connect)
+        self._watch = Watch(self._connect, f"ruv_swarm_{digest}", self._others.own)
 
     # Connections
 
@@ -136,6 +144,11 @@ class PostgreSQLEngine(Engine):
         session.poll = select.poll()
         session.poll.register(session.fileno(), select.POLLIN)
         session.executor = PostgreSQLExecutor(session, self._statements, self._options, self._lend)
+        session.executor.changes = Changes(self.caches.tell)
+        session.others = self._others
+        with self._dressing:
+            self._sessions.add(session)
+            self._dress(session.executor)
 
     def _lend(self, raw: psycopg.Connection[Any]) -> Connection:
         with self._lending:
@@ -289,6 +302,7 @@ class PostgreSQLEngine(Engine):
             raise
         except REFUSED as error:
             raise translate(error, self._options.timeout, self.name) from error
+        self.caches.clear()
         self._watch.committed()
 
     def changes(self) -> int:
@@ -324,6 +338,64 @@ class PostgreSQLEngine(Engine):
                 session.execute("ROLLBACK")
             self._give_back(session)
 
+    def measure(self, meter: Meter | None) -> None:
+        with self._dressing:
+            self.meter = meter
+            vars(self).pop("_take", None)
+            if meter is not None:
+                vars(self)["_take"] = metering.taking(self._take, meter)
+            self.dress()
+
+    def dress(self) -> None:
+        """Has every executor be of the class that what is switched on calls for."""
+        with self._dressing:
+            for session in self._sessions:
+                self._dress(session.executor)
+
+    def _dress(self, executor: PostgreSQLExecutor) -> None:
+        kind: type[PostgreSQLExecutor] = noting(TellingExecutor) if self.caches.noting else PostgreSQLExecutor
+        if self.meter is not None:
+            kind = self.meter.kind(kind, metering.more)
+        if type(executor) is not kind:
+            executor.__class__ = kind
+            executor._alchemy = None  # SQLAlchemy's view of it is made anew
+
+    def note_changes(self, *, on: bool) -> None:
+        with self._dressing:
+            self.dress()
+            for session in self._sessions:  # what stands alone and has begun is taken for another's: nobody tells its number
+                if on and session.executor.depth:
+                    session.executor.changes.everything = True
+
+    def others_committed(self) -> bool:
+        try:
+            return self._others.committed()
+        except psycopg.Error:
+            return True  # whoever reads next is told why
+
+    def footprint(self) -> Footprint:
+        with self.read() as run:
+            assert isinstance(run, PostgreSQLExecutor)
+            try:
+                size, hits, reads = run.raw.execute(_FOOTPRINT, [self.schema]).fetchone() or (None, 0, 0)
+            except REFUSED as error:
+                raise translate(error, self._options.timeout, self.name) from error
+        connections = self._pool.get_stats().get("pool_size", 0)
+        return Footprint(size=size, cache_hits=float(hits / (hits + reads)) if hits + reads else None, connections=connections)
+
+    def explain(self, sql: str) -> str:
+        numbers = iter(range(1, 1_000_000))
+        numbered = _PLACEHOLDERS.sub(lambda found: "%" if found[0] == "%%" else f"${next(numbers)}", sql)
+        values = ", ".join(["NULL"] * (next(numbers) - 1))
+        try:
+            with self._connect() as raw:
+                raw.execute("SET plan_cache_mode = force_generic_plan")
+                raw.execute(f"PREPARE explained AS {numbered}".encode())
+                rows = raw.execute(f"EXPLAIN EXECUTE explained{f'({values})' if values else ''}".encode()).fetchall()
+        except REFUSED as error:
+            raise translate(error, self._options.timeout, self.name) from error
+        return "\n".join(line for (line,) in rows)
+
     def numbers(self, run: Executor) -> Mapping[str, int]:
         assert isinstance(run, PostgreSQLExecutor)
         found = run.raw.execute("SELECT sequencename, last_value FROM pg_sequences WHERE schemaname = %s", (self.schema,)).fetchall()
@@ -346,6 +418,7 @@ class PostgreSQLEngine(Engine):
             raise StoreError("a store cannot be closed inside its own transaction", hint="Leave the with block first")
         self._closed = True
         self._watch.close()
+        self._others.close()
         deadline = time.monotonic() + self._options.timeout
         while time.monotonic() < deadline:
             while self._spare:
@@ -364,10 +437,21 @@ class PostgreSQLEngine(Engine):
         run: PostgreSQLExecutor | None = getattr(self._local, "run", None)
         if run is not None:
             run.refuse(StoreError("this connection belongs to the parent process", hint="Fork outside the with block"))
-        _inherited.append((self._pool, self._spare, self._watch, self._alchemy, self._local, run))
+        _inherited.append((self._pool, self._spare, self._watch, self._others, self._alchemy, self._local, run))
         self._start()
+        if (meter := self.meter) is not None:
+            meter.forked()
         if not self._closed:
             self._pool.open()
+
+
+_FOOTPRINT = """
+SELECT sum(pg_total_relation_size(oid))::int8, sum(coalesce(heap_blks_hit, 0) + coalesce(idx_blks_hit, 0))::int8,
+  sum(coalesce(heap_blks_read, 0) + coalesce(idx_blks_read, 0))::int8
+FROM pg_class LEFT JOIN pg_statio_user_tables ON relid = oid
+WHERE relkind = 'r' AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %s)
+"""
+_PLACEHOLDERS = re.compile(r"%(?:%|s|\(\w+\)s)")
 
 
 _IDLE = """

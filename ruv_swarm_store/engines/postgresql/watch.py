@@ -29,8 +29,9 @@ Connect = Callable[[], psycopg.Connection[Any]]
 class Watch:
     """Counts commits. One thread tells the others of this process's, one listens to theirs; each starts when first needed."""
 
-    def __init__(self, connect: Connect, channel: str) -> None:
-        """`connect` opens a connection for this object's own use."""
+    def __init__(self, connect: Connect, channel: str, notified: Callable[[int], object]) -> None:
+        """`connect` opens a connection for this object's own use. `notified` hears of each transaction that only tells of others."""
+        self._notified = notified
         self._connect = connect
         self._channel = sql.Identifier(channel)
         self._changed = threading.Condition()
@@ -87,7 +88,7 @@ class Watch:
 
     def _tell(self) -> None:
         connection: psycopg.Connection[Any] | None = None
-        notify = sql.SQL("NOTIFY {}").format(self._channel).as_bytes()
+        notify = sql.SQL("NOTIFY {}; SELECT txid_current()").format(self._channel).as_bytes()  # one transaction, its number at last
         try:
             while True:
                 self._due.wait()
@@ -99,8 +100,9 @@ class Watch:
                         connection = self._connect()
                         connection.execute("SET synchronous_commit = off")  # nobody's commit waits for it
                     told = connection.pgconn.exec_(notify)  # in one call of the driver's library, which others need not wait for
-                    if told.status != ExecStatus.COMMAND_OK:
+                    if told.status != ExecStatus.TUPLES_OK:
                         raise psycopg.OperationalError(told.get_error_message())
+                    self._notified(int(told.get_value(0, 0) or 0))
                 except psycopg.Error as error:
                     log.debug("nobody was notified: %s", error)  # they look by themselves now and then
                     if connection is not None:

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Dialect, Executable, Row, Select, Table
 from sqlalchemy.pool import StaticPool
 
 from ruv_swarm_store.engines import alchemy
+from ruv_swarm_store.engines.changes import Changes
 from ruv_swarm_store.engines.constructs import Insertion
 from ruv_swarm_store.engines.engine import Options
 from ruv_swarm_store.engines.executor import NONE, TIMES, Executor, Params, Prepared
@@ -88,12 +89,12 @@ class SQLiteExecutor(Executor):
             raise self._refusal
         try:
             self.raw.executemany(prepared.sql, rows)
-            last: int = self.raw.execute("SELECT last_insert_rowid()").fetchone()[0]
+            last: int = self.raw.execute("SELECT last_insert_rowid()").fetchone()[0] if insertion.numbered else 0
         except self._driver.refused as error:
             raise self._failed(error) from error
         if self._trace is not None:
             self._tell(f"{prepared.sql} -- {len(rows)} rows", time.perf_counter() - started)
-        return range(last - len(rows) + 1, last + 1)
+        return range(last - len(rows) + 1, last + 1) if insertion.numbered else ()
 
     # One transaction writes at a time: nothing has to be held.
 
@@ -271,7 +272,10 @@ class Reader(SQLiteExecutor):
 class Writer(SQLiteExecutor):
     """The connection that writes. `depth` counts the open transaction and the savepoints in it."""
 
-    __slots__ = ("_clock", "_hooks", "_marks", "depth", "now")
+    __slots__ = ("_clock", "_hooks", "_marks", "_version", "changes", "depth", "now")
+
+    changes: Changes
+    """What is to be told to caches, while there are any."""
 
     def __init__(self, driver: Driver, raw: sqlite3.Connection, statements: dict[Executable, Prepared], options: Options) -> None:
         super().__init__(driver, raw, statements, options)
@@ -280,6 +284,13 @@ class Writer(SQLiteExecutor):
         self.depth = 0
         self._hooks: list[Callable[[], object]] = []
         self._marks: list[int] = []
+        self._version: int | None = None
+
+    def others_committed(self) -> bool:
+        """Whether anybody but this connection has committed since this was last asked, or may have: the first time."""
+        before = self._version
+        self._version = self.raw.execute("PRAGMA data_version").fetchone()[0]
+        return self._version != before
 
     def begin(self) -> None:
         """Opens the transaction, or a savepoint in it."""

@@ -8,24 +8,28 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 import threading
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy import Connection, Executable, Text, column, delete, insert, select, table
 from sqlalchemy.exc import DBAPIError
 
 from ruv_swarm_store import schema
+from ruv_swarm_store.engines.changes import Changes, noting
 from ruv_swarm_store.engines.constructs import parameter
 from ruv_swarm_store.engines.engine import Capabilities, Engine, Options
 from ruv_swarm_store.engines.executor import Executor, Prepared
 from ruv_swarm_store.engines.image import Copied, Image
 from ruv_swarm_store.engines.lending import Lent
 from ruv_swarm_store.engines.log import Log
+from ruv_swarm_store.engines.metering import Footprint, Meter
+from ruv_swarm_store.engines.sqlite import metering
 from ruv_swarm_store.engines.sqlite.connections import Reader, SQLiteExecutor, Writer
 from ruv_swarm_store.engines.sqlite.driver import driver
 from ruv_swarm_store.engines.sqlite.image import FileImage, Overlay, opened, opened_log, unreadable
@@ -44,6 +48,7 @@ _NUMBERS = select(_sequences.c.name, _sequences.c.seq)
 _FORGET_NUMBER = delete(_sequences).where(_sequences.c.name == parameter("name"))
 _SET_NUMBER = insert(_sequences).values(name=parameter("name"), seq=parameter("number"))
 
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 
 MOST_READERS = 64
 """Most connections that read; beyond it threads share them."""
@@ -79,7 +84,7 @@ class SQLiteEngine(Engine):
 
     def _start(self) -> None:
         """Makes what must be new in a new process."""
-        self._lock = threading.RLock()
+        self._lock: threading.RLock | metering.TimedLock = threading.RLock()
         self._opening = threading.Lock()
         self._owner = 0
         self._forking = 0
@@ -89,6 +94,7 @@ class SQLiteEngine(Engine):
         self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()
         self._further: weakref.WeakSet[Reader] = weakref.WeakSet()
         self._watch = self._new_watch()
+        self._watched = -1
 
     def _new_watch(self) -> Watch:
         return Watch(self._driver, lambda: self._writer, self._open_reading if self.capabilities.processes else None)
@@ -244,7 +250,9 @@ class SQLiteEngine(Engine):
     def _open_writer(self) -> Writer:
         if self._options.read_only:
             raise Unsupported(f"the store at {self.name} was opened read-only", hint="Open it without read_only=True to write")
-        return Writer(self._driver, self._connect(writing=True), self._statements, self._options)
+        writer = Writer(self._driver, self._connect(writing=True), self._statements, self._options)
+        writer.changes = Changes(self._committed)
+        return writer
 
     def _open_reader(self) -> Reader:
         with self._opening:
@@ -255,12 +263,14 @@ class SQLiteEngine(Engine):
             reader = Reader(self._driver, self._open_reading(), self._statements, self._options, self._open_reading)
             self._local.reader = reader
             self._readers.add(reader)
+            self._dress(reader)
         return reader
 
     def writer(self) -> Writer:
         """The writer; call it with the lock held."""
         if self._writer is None:
             self._writer = self._open_writer()
+            self._dress(self._writer)
         return self._writer
 
     # The rest of the contract
@@ -299,6 +309,7 @@ class SQLiteEngine(Engine):
             finally:
                 raw.execute("PRAGMA foreign_keys=ON")
                 self._release_migration_connection(raw)
+        self.caches.clear()
         self._watch.changed()
 
     def _migration_connection(self) -> sqlite3.Connection:
@@ -394,6 +405,83 @@ class SQLiteEngine(Engine):
         except OSError as error:
             raise unreadable(error) from error
 
+    def measure(self, meter: Meter | None) -> None:
+        with self._lock:
+            self.meter = meter
+            plain = self._lock.plain if isinstance(self._lock, metering.TimedLock) else self._lock
+            self._lock = plain if meter is None else metering.TimedLock(plain, meter)
+            self.dress()
+
+    def dress(self) -> None:
+        """Has every executor be of the class that what is switched on calls for."""
+        with self._lock, self._opening:
+            for executor in self._all_readers():
+                self._dress(executor)
+            if self._writer is not None:
+                self._dress(self._writer)
+
+    def _dress(self, executor: SQLiteExecutor) -> None:
+        kind: type[Any] = Reader
+        if isinstance(executor, Writer):
+            kind = noting(Writer) if self.caches.noting else Writer
+        if self.meter is not None:
+            kind = self.meter.kind(kind, metering.more)
+        if type(executor) is not kind:
+            executor.__class__ = kind
+            executor._alchemy = None  # SQLAlchemy's view of it is made anew
+
+    def note_changes(self, *, on: bool) -> None:
+        if self._options.read_only:
+            return
+        with self._lock:  # nobody else is in the middle of a transaction
+            writer = self.writer()
+            if on and writer.depth:  # this thread may be
+                writer.changes.everything = True
+            self.dress()
+
+    def _committed(self, changes: Changes) -> None:
+        self.caches.tell(changes)
+        self.caches.look_early()  # while this thread has the writer, which alone can tell others' commits from its own
+
+    def others_committed(self) -> bool:
+        try:
+            if not self._options.read_only and self._lock.acquire(blocking=False):
+                try:
+                    return self.writer().others_committed()
+                finally:
+                    self._lock.release()
+            # On any other connection this store's own commits show, too.
+            before, self._watched = self._watched, self._watch.look()
+            return self._watched != before
+        except (StoreError, self._driver.Error):
+            return True  # whoever reads next is told why
+
+    def footprint(self) -> Footprint:
+        with self.read() as run:
+            assert isinstance(run, SQLiteExecutor)
+            try:
+                size = run.raw.execute("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size").fetchone()[0]
+            except self._driver.Error as error:
+                raise self._driver.translate(error, self._options.timeout, self.name) from error
+        log = None
+        if self.file is not None:
+            with suppress(OSError):
+                log = Path(f"{self.file}-wal").stat().st_size
+        return Footprint(size=size, log=log, connections=len(self._all_readers()) + (self._writer is not None))
+
+    def explain(self, sql: str) -> str:
+        values = [None] * _QUOTED.sub("", sql).count("?")
+        with self.read() as run:
+            assert isinstance(run, SQLiteExecutor)
+            try:
+                steps = run.raw.execute(f"EXPLAIN QUERY PLAN {sql}", values).fetchall()
+            except self._driver.Error as error:
+                raise self._driver.translate(error, self._options.timeout, self.name) from error
+        depths = {0: -1}
+        for id, parent, *_ in steps:
+            depths[id] = depths.get(parent, -1) + 1
+        return "\n".join(f"{'  ' * depths[id]}{detail}" for id, _, _, detail in steps)
+
     def numbers(self, run: Executor) -> Mapping[str, int]:
         return {name: number for name, number in run.all(_NUMBERS) if name in _NEVER_REUSED}
 
@@ -484,6 +572,9 @@ class SQLiteEngine(Engine):
             self._watch.abandon()
             _inherited.add(self.path)
         self._start()
+        if (meter := self.meter) is not None:
+            meter.forked()
+            self.measure(meter)
 
 
 class MemoryEngine(SQLiteEngine):
@@ -499,6 +590,9 @@ class MemoryEngine(SQLiteEngine):
 
     def read(self) -> AbstractContextManager[Executor]:
         return self._sharing()
+
+    def others_committed(self) -> bool:
+        return False
 
     def snapshot(self) -> AbstractContextManager[Executor]:
         return self._sharing()

@@ -16,3 +16,4 @@ def load(engine: MemoryEngine, image: bytes) -> None:
     with engine.write() as run:
         assert isinstance(run, SQLiteExecutor)
         run.raw.deserialize(bytes(data))
+    engine.caches.clear()

@@ -50,6 +50,9 @@ class SqljsEngine(MemoryEngine):
         # What SQLite calls its disk is memory, where there is nothing to wait for, and nothing left to recover from.
         return super()._pragmas(writing=writing and not self._options.read_only) | {"synchronous": "OFF", "journal_mode": "MEMORY"}
 
+    def others_committed(self) -> bool:
+        return self._database is not None and SQLiteEngine.others_committed(self)
+
     # Scopes. What is to be stored is waited for when everything is in order again, for other coroutines go on meanwhile.
 
     def read(self) -> AbstractContextManager[Executor]:

@@ -1,0 +1,384 @@
+"""The threads that do a store's work for event loops: jobs go there in order, and what comes of them comes back many at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import Future
+from contextlib import suppress
+from contextvars import Context, copy_context
+from queue import SimpleQueue
+from typing import Any, Protocol
+
+from ruv_swarm_store.engines import Capabilities
+from ruv_swarm_store.errors import StoreError
+
+log = logging.getLogger(__name__)
+
+READERS = 4
+"""Most threads that read. One does, as long as none of its reads takes long: by turns several would only keep one another from Python."""
+PARALLEL = 8
+"""Most threads where transactions write side by side, and each spends most of its time waiting for the server."""
+ERRANDS = 4
+"""Most threads for what takes long and comes seldom, backups for one."""
+LINGER = 0.001
+"""Seconds for which what is done waits for more to be done, to be handed back together."""
+TICK = 0.005
+"""Seconds between two times that an event loop looks for what is done, while any of its jobs is under way."""
+
+Call = Callable[[], Any]
+Undo = Callable[[Any], object]
+"""Takes back what came of a job whose caller was cancelled meanwhile. It runs where jobs do."""
+
+
+class Desk:
+    """Where an event loop gets what came of its jobs."""
+
+    __slots__ = ("_lanes", "_rung", "_ticking", "done", "loop", "under_way")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, lanes: Callable[[], Iterable[Lane]]) -> None:
+        self.loop = loop
+        self.done: deque[tuple[_Job, Any, BaseException | None]] = deque()
+        """Jobs that have ended, or were cancelled before they began; with what came of them."""
+        self.under_way = 0
+        """How many jobs have not come back."""
+        self._lanes = lanes
+        self._rung = False
+        self._ticking = False
+
+    def took(self) -> None:
+        """Notes that a job of this loop was taken."""
+        self.under_way += 1
+        if not self._ticking:
+            self._ticking = True
+            self.loop.call_later(TICK, self._tick)
+
+    def ring(self) -> None:
+        """Has the loop fetch what is done; from any thread."""
+        if not self._rung:
+            self._rung = True
+            with suppress(RuntimeError):  # the loop is closed, and nobody waits
+                self.loop.call_soon_threadsafe(self._fetch)
+
+    def _fetch(self) -> None:
+        self._rung = False  # first: what is done from here on rings again
+        done = self.done
+        while done:
+            job, value, error = done.popleft()
+            self.under_way -= 1
+            if job.future.done():
+                if error is None and job.undo is not None:
+                    job.lane.take_back(job.undo, value)
+            elif error is None:
+                job.future.set_result(value)
+            elif isinstance(error, StopIteration):  # no future takes one
+                stopped = RuntimeError(f"{error!r} was raised")
+                stopped.__cause__ = error
+                job.future.set_exception(stopped)
+            else:
+                job.future.set_exception(error)
+
+    def _tick(self) -> None:
+        # What a thread has done is not handed back before it is through with what it does next, and that may wait for a lock.
+        self._fetch()
+        self._ticking = self.under_way > 0
+        if self._ticking:
+            for lane in self._lanes():
+                lane.look()
+            self.loop.call_later(TICK, self._tick)
+
+
+class _Job:
+    """A call, and who waits for what comes of it."""
+
+    __slots__ = ("call", "context", "desk", "future", "lane", "undo")
+
+    def __init__(self, lane: Lane, desk: Desk, call: Call, undo: Undo | None) -> None:
+        self.lane = lane
+        self.desk = desk
+        self.call = call
+        self.undo = undo
+        self.context: Context = copy_context()
+        self.future: asyncio.Future[Any] = desk.loop.create_future()
+
+
+class Doing(Protocol):
+    """What does jobs."""
+
+    def do(self, call: Call, undo: Undo | None = None) -> Awaitable[Any]:
+        """Does a job; to be awaited at once."""
+        ...
+
+    def forgo(self, job: Awaitable[Any], undo: Undo | None) -> None:
+        """Takes back what came of a job whose caller was cancelled while awaiting it."""
+        ...
+
+
+class Lane:
+    """Threads that do jobs in the order in which they came. They start when they are needed.
+
+    A job whose caller is cancelled before it has begun is left out; one that has begun is done to its end.
+    """
+
+    def __init__(self, name: str, desk: Callable[[], Desk], most: int, *, eager: bool = False) -> None:
+        """At most so many threads: a further one where a job has to wait, if `eager`, or else where one has kept others waiting long."""
+        self.name = name
+        self.most = most
+        self.eager = eager
+        self._desk = desk
+        self._jobs: deque[_Job] = deque()
+        self._threads: list[threading.Thread] = []
+        self._began = 0
+        """How many jobs have begun."""
+        self._seen = 0
+        """How many had when `look` was last called."""
+        self._active = 0
+        """How many threads are at work."""
+        self._refusal: StoreError | None = None
+        self._renew()
+
+    def _renew(self) -> None:
+        self._lock = threading.RLock()  # a store that is dropped may be let go of in the middle of anything
+        self._bell: SimpleQueue[bool] = SimpleQueue()
+        """True for each thread that is to go to work, False for each that is to end."""
+
+    def do(self, call: Call, undo: Undo | None = None) -> Awaitable[Any]:
+        """Has a thread call it; await what this returns.
+
+        With `undo`, what came of it is taken back when its caller is cancelled while it runs. Raises `Closed` when this has ended.
+        """
+        if self._refusal is not None:
+            raise self._refusal
+        desk = self._desk()
+        job = _Job(self, desk, call, undo)
+        self._put(job)
+        desk.took()
+        return job.future
+
+    def forgo(self, job: Awaitable[Any], undo: Undo | None) -> None:
+        """For a caller who is cancelled while awaiting what `do` returned: takes back what he will not get, if it is there already."""
+        assert isinstance(job, asyncio.Future)
+        if undo is not None and job.done() and not job.cancelled() and job.exception() is None:
+            self.take_back(undo, job.result())
+
+    def take_back(self, undo: Undo, value: Any) -> None:
+        """Undoes what came of a job whose caller was cancelled when it had ended already."""
+        desk = self._desk()
+        try:
+            self._put(_Job(self, desk, lambda: _undo(undo, value), None))
+        except StoreError:  # it takes no more jobs
+            _undo(undo, value)
+        else:
+            desk.took()
+
+    def _put(self, job: _Job) -> None:
+        with self._lock:
+            if self._refusal is not None:
+                raise self._refusal
+            self._jobs.append(job)
+            if not self._active or (self.eager and self._active < self.most):
+                self._engage()
+
+    def look(self) -> None:
+        """Puts a further thread to work where none has begun a job since the last time, and some are waiting."""
+        if self._jobs and self._began == self._seen:
+            with self._lock:
+                if self._jobs and self._active < self.most and self._refusal is None:
+                    self._engage()
+        self._seen = self._began
+
+    def _engage(self) -> None:
+        """Puts a thread to work; call it with the lock held."""
+        if self._active == len(self._threads):
+            thread = threading.Thread(target=self._work, name=f"store-{self.name}-{self._active + 1}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                if self._threads:
+                    return  # there can be no more: the others will get to it
+                self._jobs.clear()
+                raise
+            self._threads.append(thread)
+        self._active += 1
+        self._bell.put(True)
+
+    def _work(self) -> None:
+        while self._bell.get():
+            self._go_through()
+
+    def _go_through(self) -> None:
+        jobs, since = self._jobs, 0.0
+        desks: set[Desk] = set()
+        while True:
+            try:
+                job = jobs.popleft()
+            except IndexError:
+                _ring(desks)
+                with self._lock:
+                    if not jobs:
+                        self._active -= 1
+                        return
+                continue
+            self._do(job)
+            now = time.monotonic()
+            if not desks:
+                since = now
+            desks.add(job.desk)
+            del job  # whoever waits for it may let go of it
+            if now - since > LINGER:
+                _ring(desks)
+
+    def _do(self, job: _Job) -> None:
+        value, error = None, None
+        if job.future.cancelled():
+            job.undo = None
+        else:
+            self._began += 1
+            try:
+                value = job.context.run(job.call)
+            except BaseException as raised:
+                error = raised
+            else:
+                if job.undo is not None and job.future.cancelled():
+                    undo, job.undo = job.undo, None
+                    _undo(undo, value)
+        job.desk.done.append((job, value, error))
+
+    def dismiss(self, refusal: StoreError) -> list[threading.Thread]:
+        """Takes no more jobs; the threads, which end when those there are have been done."""
+        with self._lock:
+            self._refusal = self._refusal or refusal
+            threads, self._threads = self._threads, []
+            for _ in threads:
+                self._bell.put(False)
+        return threads
+
+    def disown(self, refusal: StoreError) -> None:
+        """In a forked child, which has none of the threads: refuses every job."""
+        self._renew()
+        self._jobs.clear()
+        self._threads.clear()
+        self._refusal = refusal
+
+
+def _ring(desks: set[Desk]) -> None:
+    for desk in desks:
+        desk.ring()
+    desks.clear()
+
+
+def _undo(undo: Undo, value: Any) -> None:
+    try:
+        undo(value)
+    except Exception as error:
+        log.debug("what a cancelled call had taken was not given back: %s", error)  # its lease runs out by itself
+
+
+class Crew:
+    """Who does a store's work: one thread that writes, a few that read, and some for errands that take long."""
+
+    def __init__(self) -> None:
+        self._desks: dict[asyncio.AbstractEventLoop, Desk] = {}
+        self._last: Desk | None = None
+        self._lock = threading.Lock()
+        self._ending: tuple[Future[None], threading.Thread] | None = None
+        self.pause: Callable[[int, float], Awaitable[object]] | None = None
+        """Returns when something was committed, or so many seconds later."""
+        self.writing = self.reading = Lane("writer", self._desk, 1)
+        self.errands = Lane("errand", self._desk, ERRANDS, eager=True)
+        _crews.add(self)
+
+    def equip(self, capabilities: Capabilities, pause: Callable[[int, float], Awaitable[object]]) -> None:
+        """Adds what a store that was opened can make use of."""
+        self.pause = pause
+        if capabilities.concurrent_writers:
+            self.writing.most, self.writing.eager = PARALLEL, True
+        elif capabilities.processes:
+            self.reading = Lane("reader", self._desk, READERS)
+        # Otherwise there is one connection, which threads would only take from each other.
+
+    def _desk(self) -> Desk:
+        """The calling loop's."""
+        loop, last = asyncio.get_running_loop(), self._last
+        if last is not None and last.loop is loop:
+            return last
+        with self._lock:
+            self._desks = {known: desk for known, desk in self._desks.items() if not known.is_closed()}
+            self._last = desk = self._desks.setdefault(loop, Desk(loop, self._lanes))
+        return desk
+
+    def _lanes(self) -> Iterable[Lane]:
+        return {lane.name: lane for lane in (self.writing, self.reading, self.errands)}.values()
+
+    async def end(self, refusal: StoreError, then: Callable[[], object]) -> None:
+        """Takes no more jobs, and when those there are have been done calls `then`; returns when that has."""
+        with self._lock:
+            if self._ending is None:
+                ended: Future[None] = Future()
+                ended.set_running_or_notify_cancel()  # who waits for it may go, and it goes on
+                thread = threading.Thread(target=self._end, args=(ended, refusal, then), name="store-closing", daemon=True)
+                self._ending = ended, thread
+                thread.start()
+            ended, thread = self._ending
+        try:
+            await asyncio.wrap_future(ended)
+        finally:
+            if ended.done():
+                thread.join()  # it was the last thing it did
+
+    def _end(self, ended: Future[None], refusal: StoreError, then: Callable[[], object]) -> None:
+        try:
+            for thread in [thread for lane in self._lanes() for thread in lane.dismiss(refusal)]:
+                thread.join()
+            then()
+        except BaseException as error:
+            ended.set_exception(error)
+        else:
+            ended.set_result(None)
+
+    def drop(self, refusal: StoreError) -> None:
+        """Takes no more jobs, and leaves the threads to end by themselves."""
+        for lane in self._lanes():
+            lane.dismiss(refusal)
+
+    def disown(self) -> None:
+        """In a forked child: refuses every job."""
+        for lane in self._lanes():
+            lane.disown(StoreError("this store belongs to the parent process, whose threads do its work", hint="Open another in the child"))
+
+
+class Inline:
+    """Does jobs at once, where there are no threads; what was committed is stored as promised when they are done."""
+
+    def __init__(self, flush: Callable[[], Awaitable[object]] | None) -> None:
+        """`flush` is awaited after each job, where that is what `durability` promises."""
+        self._flush = flush
+        self.writing = self.reading = self.errands = self
+
+    def forgo(self, job: Awaitable[Any], undo: Undo | None) -> None:
+        """Does nothing: what is done at once is not cancelled."""
+
+    async def do(self, call: Call, undo: Undo | None = None) -> Any:
+        """Calls it."""
+        value = call()
+        if self._flush is not None:
+            await self._flush()
+        return value
+
+
+_crews: weakref.WeakSet[Crew] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for crew in list(_crews):
+        crew.disown()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

@@ -1,0 +1,678 @@
+"""What is special to a store for coroutines: nothing is missing, threads and event loops, cancelling, and letting go."""
+
+import ast
+import asyncio
+import contextvars
+import gc
+import inspect
+import os
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from functools import cached_property
+from typing import Any
+
+import aio_stub
+import pytest
+
+import ruv_swarm_store
+from ruv_swarm_store import Conflict, NewEvent, Store, StoreError, TaskStatus
+from ruv_swarm_store.aio import AsyncStore, crew, nouns, tools
+from ruv_swarm_store.aio import store as aio_store
+from ruv_swarm_store.aio.carrying import MOST, SLICE, Feed
+from ruv_swarm_store.aio.crew import Inline
+from ruv_swarm_store.aio.deriving import Derived
+from ruv_swarm_store.errors import Closed
+from ruv_swarm_store.schema import tasks
+from ruv_swarm_store.tasks import Tasks
+
+DERIVED = {
+    name: kind
+    for module in (nouns, tools, aio_store)
+    for name, kind in vars(module).items()
+    if isinstance(kind, type) and issubclass(kind, Derived) and kind is not Derived
+}
+
+
+def run(main: Coroutine[Any, Any, Any]) -> Any:
+    """Runs a coroutine that has to end soon."""
+
+    async def bounded() -> Any:
+        return await asyncio.wait_for(main, 30)
+
+    return asyncio.run(bounded())
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("store-")]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No test with a store leaves a thread or a future behind."""
+    yield
+    if "path" not in request.fixturenames:
+        return
+    deadline = time.monotonic() + 5
+    while (left := [name for name in threads() if name != "store-sentinel"]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert left == []
+    gc.collect()
+    assert [found for found in gc.get_objects() if isinstance(found, asyncio.Future) and not found.done()] == []
+
+
+class Gate:
+    """Keeps a thread until it is let go."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self._open = threading.Event()
+
+    def __call__(self, *_: Any) -> None:
+        self.entered.set()
+        assert self._open.wait(20)
+
+    def open(self) -> None:
+        self._open.set()
+
+    async def wait(self) -> None:
+        """Until a thread has come."""
+        while not self.entered.is_set():
+            await asyncio.sleep(0.001)
+
+
+# Nothing is missing
+
+
+@pytest.mark.parametrize("name", sorted(DERIVED))
+def test_every_public_member_has_its_counterpart(name: str) -> None:
+    kind = DERIVED[name]
+    of = kind.recipe.of
+    left_out = {"mapping", "managed", "there", "statements"} | set(kind.recipe.without) - {"open", "close"}
+    public = {
+        attribute
+        for attribute in dir(of)
+        if not attribute.startswith("_") and not (attribute.endswith("_async") and hasattr(of, attribute.removesuffix("_async")))
+    }
+    assert sorted(public - left_out - set(dir(kind if kind is not DERIVED.get("_Verbs") else AsyncStore))) == []
+
+
+@pytest.mark.parametrize("name", sorted(DERIVED))
+def test_recipes_speak_of_what_there_is(name: str) -> None:
+    recipe = DERIVED[name].recipe
+    named = [*recipe.reads, *recipe.errands, *recipe.plain, *recipe.asks, *recipe.without, *recipe.undo, *recipe.keeps]
+    assert [attribute for attribute in named if not hasattr(recipe.of, attribute)] == []
+    assert [attribute for attribute in recipe.asks if not isinstance(vars(recipe.of)[attribute], (property, cached_property))] == []
+
+
+@pytest.mark.parametrize("name", sorted(DERIVED))
+def test_what_is_said_to_read_does_not_write(name: str) -> None:
+    recipe = DERIVED[name].recipe
+    for attribute in recipe.reads:
+        if inspect.isfunction(verb := inspect.unwrap(inspect.getattr_static(recipe.of, attribute))):
+            assert "_scope.write" not in inspect.getsource(verb), attribute
+            assert "_scope.transaction" not in inspect.getsource(verb), attribute
+
+
+def test_the_stub_says_what_there_is() -> None:
+    def parts(text: str) -> tuple[set[tuple[str | None, str, str | None]], list[str]]:
+        imports, rest = set(), []
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.ImportFrom):
+                imports |= {(node.module, alias.name, alias.asname) for alias in node.names}
+            else:
+                rest.append(ast.dump(node))
+        return imports, rest
+
+    stored, made = parts(aio_stub.STUB.read_text(encoding="utf-8")), parts(aio_stub.Stub().text())
+    assert stored == made, "run: python tests/programs/aio_stub.py"
+
+
+def test_verbs_look_like_those_they_are_made_of() -> None:
+    claim = nouns.AsyncTasks.claim
+    assert inspect.iscoroutinefunction(claim)
+    assert list(inspect.signature(claim).parameters) == ["self", "agent", "types", "lease"]
+    assert (claim.__qualname__, claim.__doc__) == ("AsyncTasks.claim", Tasks.claim.__doc__)
+    assert nouns.AsyncQuery[Any] is not None
+    assert ruv_swarm_store.AsyncStore is AsyncStore
+
+
+# Threads
+
+
+def test_writes_have_one_thread_and_reads_others(path):
+    async def main():
+        async with AsyncStore.open(path) as store:
+            names = set()
+            await asyncio.gather(*(store.transaction(lambda work: names.add(threading.current_thread().name)) for _ in range(50)))
+            assert names == {"store-writer-1"}
+            await asyncio.gather(*(store.tasks.find_by_id("x") for _ in range(50)))
+            assert threads().count("store-reader-1") == 1
+
+    run(main())
+
+
+def test_what_is_done_comes_back_many_at_a_time(path):
+    async def main():
+        loop, rings = asyncio.get_running_loop(), 0
+        ring = loop.call_soon_threadsafe
+
+        def count(*args: Any) -> Any:
+            nonlocal rings
+            rings += 1
+            return ring(*args)
+
+        async with AsyncStore.open(path) as store:
+            loop.call_soon_threadsafe = count  # type: ignore[method-assign]
+            began = time.monotonic()
+            await asyncio.gather(*(store._crew.writing.do(lambda: time.sleep(0.00005)) for _ in range(300)))
+            took = time.monotonic() - began
+            del loop.call_soon_threadsafe
+        assert 0 < rings <= took / crew.LINGER + 2
+
+    run(main())
+
+
+def test_what_takes_long_holds_nobody_up(path):
+    """A read that takes long keeps neither writes nor other reads; what was done before it comes back while it runs."""
+
+    async def main():
+        async with AsyncStore.open(path) as store:
+            gate, slow = Gate(), Gate()
+            await store.events.append("s", [NewEvent("e")], type="t")
+            held = asyncio.gather(
+                store.config.get("first"), store.events.fold("s", 0, lambda state, event: slow() or 1, type="t"), store.config.get("later")
+            )
+            await asyncio.wait_for(slow.wait(), 5)
+            assert await asyncio.wait_for(store.config.get("k"), 5) is None
+            assert await asyncio.wait_for(store.config.set("k", 1), 5)
+            early = asyncio.create_task(store.config.set("k", 2))
+            busy = asyncio.create_task(store.transaction(gate))
+            assert (await asyncio.wait_for(early, 5)).value == 2
+            assert await asyncio.wait_for(store.config.get("k"), 5) == 2
+            assert await asyncio.wait_for(store.check(), 5) == []  # an errand
+            slow.open()
+            gate.open()
+            await held
+            await busy
+
+    run(main())
+
+
+def test_what_is_called_sees_its_caller_s_context(path):
+    who = contextvars.ContextVar("who", default="nobody")
+
+    async def main():
+        async with AsyncStore.open(path) as store:
+            who.set("me")
+            assert await store.transaction(lambda work: who.get()) == "me"
+
+    run(main())
+
+
+def test_an_error_is_the_caller_s_whatever_it_is(path):
+    async def main():
+        async with AsyncStore.open(path) as store:
+            for error in (ValueError("no"), KeyboardInterrupt(), StoreError("no")):
+
+                def fail(work: Any, error: BaseException = error) -> None:
+                    raise error
+
+                with pytest.raises(type(error)):
+                    await store.transaction(fail)
+            with pytest.raises(RuntimeError, match="StopIteration"):
+                await store.transaction(lambda work: next(iter(())))
+            with pytest.raises(TypeError):
+                await store.tasks.enqueue()
+            await store.config.set("k", 1)  # the thread goes on
+
+    run(main())
+
+
+# Cancelling
+
+
+def test_who_is_cancelled_before_his_turn_has_done_nothing(path):
+    async def main():
+        async with AsyncStore.open(path) as store:
+            gate = Gate()
+            holding = asyncio.create_task(store.transaction(gate))
+            await gate.wait()
+            behind = [asyncio.create_task(store.config.set(f"k{number}", number)) for number in range(10)]
+            await asyncio.sleep(0)
+            for task in behind[::2]:
+                task.cancel()
+            gate.open()
+            await asyncio.gather(holding, *behind, return_exceptions=True)
+            assert sorted((await store.config.prefix("k")).values()) == [1, 3, 5, 7, 9]
+
+    run(main())
+
+
+def test_who_is_cancelled_before_he_waits_leaves_nothing_behind(path):
+    async def main():
+        async with AsyncStore.open(path) as store:
+            gate = Gate()
+            holding = asyncio.create_task(store.transaction(gate))
+            await gate.wait()
+            waiting = asyncio.create_task(store.tasks.wait("nobody"))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            gc.collect()  # a coroutine that was not begun would warn
+            gate.open()
+            await holding
+
+    run(main())
+
+
+def test_who_is_cancelled_leaving_a_buffer_leaves_it_written(path):
+    async def main():
+        async with AsyncStore.open(path) as store:
+            gate, leaving = Gate(), asyncio.Event()
+
+            async def measure() -> None:
+                async with store.metrics.buffer(seconds=None) as buffer:
+                    await buffer.record("n", 1.0)
+                    jobs.append(asyncio.create_task(store.transaction(gate)))
+                    await gate.wait()
+                    leaving.set()  # and does so in the same turn
+
+            jobs: list[asyncio.Task[None]] = []
+            measuring = asyncio.create_task(measure())
+            await leaving.wait()
+            measuring.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await measuring
+            gate.open()
+            await jobs[0]
+            await store.config.set("k", 1)  # comes after it
+            assert await store.metrics.count() == 1
+
+    run(main())
+
+
+def test_what_has_begun_is_done_to_its_end(path):
+    async def main():
+        async with AsyncStore.open(path) as store:
+            gate = Gate()
+
+            def slowly(work: Any) -> None:
+                work.config.set("a", 1)
+                gate()
+                work.config.set("b", 2)
+
+            job = asyncio.create_task(store.transaction(slowly))
+            await gate.wait()
+            job.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await job
+            assert await store.config.get("a") is None
+            gate.open()
+            await store.config.set("c", 3)  # comes after it
+            assert (await store.config.get("a"), await store.config.get("b")) == (1, 2)
+
+    run(main())
+
+
+def test_what_was_taken_for_who_is_cancelled_is_given_back(path, monkeypatch):
+    async def cancelled(job: Coroutine[Any, Any, Any], gate: Gate) -> None:
+        task = asyncio.create_task(job)
+        await gate.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        gate.open()
+
+    async def main():
+        async with AsyncStore.open(path) as store:
+            scout = await store.agents.register("scout")
+            await store.tasks.enqueue_many([("t", 1), ("t", 2)])
+            await store.messages.publish("t", 1)
+            await store.events.append("s", [NewEvent("e")], type="t")
+            group = await store.events.group("g")
+            taking: list[tuple[Any, str, Callable[[], Coroutine[Any, Any, Any]]]] = [
+                (store.tasks, "claim", lambda: store.tasks.claim(scout)),
+                (store.tasks, "claim_many", lambda: store.tasks.claim_many(scout, 2)),
+                (store.tasks, "claim", lambda: store.tasks.wait(scout)),
+                (store.messages, "receive", lambda: store.messages.receive(scout)),
+                (store.messages, "receive", lambda: store.messages.wait(agent=scout)),
+                (group, "claim", lambda: group.claim("m")),
+                (group, "_claim", lambda: group.wait("m")),
+            ]
+            for noun, verb, job in taking:
+                gate, take = Gate(), getattr(noun._of, verb)
+
+                def and_wait(*args: Any, gate: Gate = gate, take: Callable[..., Any] = take, **kwargs: Any) -> Any:
+                    taken = take(*args, **kwargs)
+                    assert taken
+                    gate()
+                    return taken
+
+                monkeypatch.setattr(noun._of, verb, and_wait)
+                await cancelled(job(), gate)
+                monkeypatch.undo()
+            pending = await store.tasks.where(tasks.c.status == TaskStatus.PENDING).all()
+            assert len(pending) == 2
+            assert {task.retry_count for task in pending} == {0}
+            assert len(await store.messages.receive(scout)) == 1
+            assert len(await group.claim("m")) == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize("fetched", [True, False], ids=["on its way to him", "on its way to the loop"])
+@pytest.mark.parametrize("verb", ["claim", "wait"])
+def test_what_has_come_for_who_is_cancelled_before_he_has_it_is_given_back(path, verb, fetched):
+    async def main():
+        async with AsyncStore.open(path) as store:
+            scout = await store.agents.register("scout")
+            await store.tasks.enqueue("t")
+            desk = store._crew._desk()
+            task = asyncio.create_task(getattr(store.tasks, verb)(scout))
+            await asyncio.sleep(0)
+            while not desk.done:
+                time.sleep(0.001)
+            if fetched:
+                desk._fetch()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            while [task.status for task in await store.tasks.find_all()] != [TaskStatus.PENDING]:
+                await asyncio.sleep(0.001)
+
+    run(main())
+
+
+def test_cancelling_half_loses_nothing_acknowledged_and_leaks_nothing(path):
+    async def main():
+        async with AsyncStore.open(path) as store:
+            await store.config.set("warm", 1)
+            gate = Gate()
+            jobs: list[asyncio.Task[Any]] = []
+            for number in range(1_000):
+                if number == 500:
+                    holding = asyncio.create_task(store.transaction(gate))
+                jobs.append(asyncio.create_task(store.config.set(f"k{number}", number)))
+            await gate.wait()  # the first 500 are done, and not all of them have come back
+            for job in jobs[::2]:
+                job.cancel()
+            gate.open()
+            came = await asyncio.gather(*jobs, return_exceptions=True)
+            await holding
+            acknowledged = {entry.key for entry in came if not isinstance(entry, BaseException)}
+            assert {type(entry) for entry in came if isinstance(entry, BaseException)} == {asyncio.CancelledError}
+            assert len(acknowledged) >= 500
+            await store.config.set("after", 1)
+            there = set(await store.config.prefix("k"))
+            assert acknowledged <= there
+            desk = store._crew._desk()
+            assert (desk.under_way, len(desk.done), [len(lane._jobs) for lane in store._crew._lanes()]) == (0, 0, [0, 0, 0])
+            assert await store.check() == []
+
+    run(main())
+
+
+@pytest.mark.parametrize("moment", ["while it opens", "on its way to the loop", "on its way to him"])
+def test_what_is_opened_for_who_is_cancelled_is_closed(path, monkeypatch, moment):
+    opened: list[Store] = []
+    gate, really = Gate(), Store.open.__func__  # type: ignore[attr-defined]
+
+    def slowly(*args: Any, **kwargs: Any) -> Store:
+        opened.append(really(Store, *args, **kwargs))
+        gate()
+        return opened[0]
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        came = threading.Event()
+
+        opening = asyncio.ensure_future(AsyncStore.open(path)._open())
+        await gate.wait()
+        if moment != "while it opens":
+            ring = loop.call_soon_threadsafe
+            held: list[Callable[[], object]] = []
+            monkeypatch.setattr(loop, "call_soon_threadsafe", lambda function: (held.append(function), came.set()))
+            gate.open()
+            assert came.wait(5)
+            monkeypatch.setattr(loop, "call_soon_threadsafe", ring)
+            if moment == "on its way to him":
+                held[0]()
+            else:
+                ring(held[0])
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        gate.open()
+        while not opened[0]._closed:
+            await asyncio.sleep(0.001)
+
+    monkeypatch.setattr(Store, "open", slowly)
+    run(main())
+
+
+# Iterators
+
+
+def test_a_feed_gives_what_there_is_before_it_fails_and_soon() -> None:
+    def numbers() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise ValueError("damaged")
+
+    feed = Feed(numbers().__next__)
+    assert feed.pull() == ([1, 2], None)
+    with pytest.raises(ValueError, match="damaged"):
+        feed.pull()
+
+    def slowly() -> Iterator[int]:
+        for number in range(MOST):
+            time.sleep(SLICE)
+            yield number
+
+    items, _ = Feed(slowly().__next__).pull()
+    assert 0 < len(items) < 5
+    assert Feed(iter([1, 2, 3]).__next__, 2).pull()[0] == [1, 2]
+
+
+def test_with_the_monitor_on_every_noun_is_to_be_awaited(path):
+    async def main():
+        async with AsyncStore.open(path, monitor=True) as store:
+            assert await store.tasks.count() == 0
+            with store.monitor.track("mine"):
+                assert await store.tasks.query().count() == 0
+            assert {found.name for found in (await store.monitor.snapshot()).operations} >= {"mine", "tasks.count"}
+
+    run(main())
+
+
+# Event loops
+
+
+def test_one_store_serves_several_event_loops(path):
+    async def opened() -> AsyncStore:
+        return await AsyncStore.open(path)
+
+    async def write(store: AsyncStore, first: int) -> None:
+        await asyncio.gather(*(store.config.set(f"k{number}", number) for number in range(first, first + 50)))
+
+    store = run(opened())
+    loops = [threading.Thread(target=lambda first=first: run(write(store, first))) for first in range(0, 200, 50)]
+    for thread in loops:
+        thread.start()
+    for thread in loops:
+        thread.join()
+
+    async def read() -> None:
+        assert len(await store.config.prefix("k")) == 200
+        assert len(store._crew._desks) == 1  # that of this loop: the others' are closed
+        await store.close()
+
+    run(read())
+
+
+def test_an_event_loop_may_end_while_its_job_runs(path):
+    gate = Gate()
+
+    async def leave(store: AsyncStore) -> None:
+        asyncio.get_running_loop().call_soon(lambda: None)
+        jobs = [asyncio.create_task(store.transaction(gate)), asyncio.create_task(store.config.set("k", 1))]
+        await gate.wait()
+        assert len(jobs) == 2
+
+    async def opened() -> AsyncStore:
+        return await AsyncStore.open(path)
+
+    store = run(opened())
+    run(leave(store))
+    gate.open()
+
+    async def close() -> None:
+        assert await store.config.get("k") is None
+        await store.close()
+
+    run(close())
+
+
+def test_outside_an_event_loop_it_says_so(path):
+    async def opened() -> AsyncStore:
+        return await AsyncStore.open(path)
+
+    store = run(opened())
+    verb = store.tasks.count()
+    with pytest.raises(RuntimeError, match="event loop"):
+        verb.send(None)
+    run(store.close())
+
+
+# Closing, and being dropped
+
+
+def test_closing_waits_for_what_was_asked_for_and_refuses_what_comes_later(path):
+    async def main():
+        store = await AsyncStore.open(path)
+        gate = Gate()
+        holding = asyncio.create_task(store.transaction(gate))
+        behind = asyncio.create_task(store.config.set("k", 1))
+        await gate.wait()
+        closing = [asyncio.create_task(store.close()) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        with pytest.raises(Closed):
+            await store.config.set("k", 2)
+        closing[0].cancel()  # who does not wait for it does not end it
+        await asyncio.sleep(0)
+        gate.open()
+        await closing[1]
+        await holding
+        assert (await behind).value == 1
+        assert threads() == []
+        with Store.open(path) as again:
+            assert again.config.get("k") == 1
+
+    run(main())
+
+
+def test_one_that_is_dropped_open_warns_and_lets_go(path):
+    async def main():
+        store = await AsyncStore.open(path)
+        await store.config.set("k", 1)
+        assert threads()
+        with pytest.warns(ResourceWarning, match="AsyncStore"):
+            del store
+            gc.collect()
+
+    run(main())
+    Store.open(path).close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_forked_child_is_told_that_the_threads_are_its_parent_s(path):
+    async def main():
+        async with AsyncStore.open(path) as store:
+            await store.config.set("k", 1)
+            read, write = os.pipe()
+            if not (child := os.fork()):
+                try:
+                    store.config.get("k").send(None)
+                except StoreError as error:
+                    os.write(write, str(error).encode())
+                finally:
+                    os._exit(0)
+            os.close(write)
+            os.waitpid(child, 0)
+            assert b"parent process" in os.read(read, 1_000)
+            os.close(read)
+            assert await store.config.get("k") == 1  # here it goes on
+
+    run(main())
+
+
+def test_what_a_thread_cannot_be_started_for_is_an_error(path, monkeypatch):
+    async def main():
+        async with AsyncStore.open(path) as store:
+
+            def refuse(thread: threading.Thread) -> None:
+                raise RuntimeError("can't start new thread")
+
+            with monkeypatch.context() as scarce:
+                scarce.setattr(threading.Thread, "start", refuse)
+                with pytest.raises(RuntimeError, match="new thread"):
+                    await store.config.get("k")
+            assert not store._crew.reading._jobs
+            assert await store.config.get("k") is None
+
+    run(main())
+
+
+# Without threads
+
+
+def test_without_threads_it_works_inline(path):
+    flushed = []
+
+    async def flush() -> None:
+        flushed.append(1)
+
+    async def main():
+        sync = Store.open(path)
+        async with AsyncStore(Inline(flush), sync) as store:
+            scout = await store.agents.register("scout")
+            await store.tasks.enqueue_many([("t", number) for number in range(10)])
+            assert len(flushed) == 2
+            turns = 0
+
+            async def count() -> None:
+                nonlocal turns
+                while True:
+                    turns += 1
+                    await asyncio.sleep(0)
+
+            counting = asyncio.create_task(count())
+            assert [len(page) async for page in store.tasks.pages(4)] == [4, 4, 2]
+            assert turns > 1  # others go on
+            counting.cancel()
+            waiting = asyncio.create_task(store.messages.wait(scout, timeout=10))
+            following = asyncio.create_task(anext(aiter(store.events.follow())))
+            await asyncio.sleep(0.02)
+            await store.messages.publish("t", 1)
+            await store.events.append("s", [NewEvent("e")], type="t")
+            assert len(await waiting) == 1
+            assert (await following).event_type == "e"
+            assert (await store.tasks.claim(scout)).payload == 0
+            assert (await store.tasks.wait(scout)).payload == 1
+            with pytest.raises(Conflict):
+                await store.agents.register("scout", name="x") and await store.agents.register("scout", name="x")
+            assert await store.transaction(lambda work: work.config.set("k", 1).value) == 1
+            subscription = await store.events.subscribe("s")
+            assert await subscription.follow(lambda work, event: None, timeout=0.01) == 1
+        with pytest.raises(Closed):
+            await store.config.get("k")
+        assert threads() in ([], ["store-sentinel"])
+
+    run(main())
+
+
+def test_the_limits_are_sane() -> None:
+    assert crew.LINGER < crew.TICK  # or else ticks would hand back what is to be handed back together
