@@ -152,7 +152,7 @@ class Distribution:
 
 
 def _parts(seconds: list[float]) -> array[int]:
-    """The number of each one's part: exponent and fraction are the upper half of a 32-bit float, whose last bits are shifted out at once."""
+    """The number of each one's part: exponent and fraction are the upper half of a 32-bit float, whose last bits go at once."""
     halves = array("H", array("f", seconds).tobytes())[_UPPER::2].tobytes()
     mask = int.from_bytes(_KEPT * len(seconds), sys.byteorder)
     return array("H", (int.from_bytes(halves, sys.byteorder) >> _DROPPED & mask).to_bytes(len(halves), sys.byteorder))

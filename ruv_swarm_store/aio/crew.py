@@ -249,6 +249,7 @@ class Lane:
                     undo, job.undo = job.undo, None
                     _undo(undo, value)
         job.desk.done.append((job, value, error))
+        del job, value, error  # the traceback of an error keeps this frame
 
     def dismiss(self, refusal: StoreError) -> list[threading.Thread]:
         """Takes no more jobs; the threads, which end when those there are have been done."""

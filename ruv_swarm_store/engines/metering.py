@@ -248,7 +248,7 @@ class Meter:
                 if running.sql:
                     self._failed(self.statements(running.sql), perf_counter() - started, error)
                 raise
-            self.ran(self.statements(running.sql), perf_counter() - started, len(rows))
+            self.ran(self.statements(running.sql or str(statement)), perf_counter() - started, len(rows))
             return rows
 
         def insert_many(run: Any, insertion: Insertion, rows: Sequence[Any]) -> Any:

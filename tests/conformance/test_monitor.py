@@ -252,7 +252,7 @@ def test_it_may_be_switched_while_others_work(store):
 
     def work() -> None:
         try:
-            while not stop.is_set():
+            while not stop.wait(0.0005):  # who switches needs its turn with the writer
                 with store.transaction() as work:
                     work.tasks.enqueue("t")
                 store.tasks.where(tasks.c.type == "u").all()
@@ -263,12 +263,14 @@ def test_it_may_be_switched_while_others_work(store):
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:
         thread.start()
-    for _ in range(15):
-        store.monitor.start()
-        store.monitor.stop()
-    stop.set()
-    for thread in threads:
-        thread.join()
+    try:
+        for _ in range(15):
+            store.monitor.start()
+            store.monitor.stop()
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
     assert failures == []
 
 

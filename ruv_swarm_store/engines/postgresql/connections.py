@@ -33,10 +33,7 @@ log = logging.getLogger(__name__)
 ATTEMPTS = 5
 """How often a statement of its own is tried that meets a deadlock or a serialisation failure."""
 
-_LOCKS = {
-    name: f"SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || '.{name}', 0))"
-    for name in schema.metadata.tables
-}
+_LOCKS = {name: f"SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || '.{name}', 0))" for name in schema.metadata.tables}
 LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || '.' || %s::text, 0))"
 
 _DIALECT = SwarmDialect(paramstyle="format")  # type: ignore[no-untyped-call]
@@ -231,9 +228,10 @@ class PostgreSQLExecutor(Executor):
             self._ready()
         except REFUSED as error:
             raise self._failed(error) from error
-        if self._alchemy is None:
-            self._alchemy = self._connect(self.raw)
-        return self._alchemy
+        connection = self._alchemy  # another thread may take it away, for one to be made anew
+        if connection is None:
+            self._alchemy = connection = self._connect(self.raw)
+        return connection
 
     def after_commit(self, hook: Callable[[], object]) -> None:
         if not self.depth:

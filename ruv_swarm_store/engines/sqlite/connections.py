@@ -117,7 +117,8 @@ class SQLiteExecutor(Executor):
         """SQLAlchemy's view of this connection: it runs statements and can end no transaction."""
         if self._refusal is not None:
             raise self._refusal
-        if self._alchemy is None:
+        connection = self._alchemy  # another thread may take it away, for one to be made anew
+        if connection is None:
             engine = sqlalchemy.create_engine(
                 self._driver.url,
                 module=self._driver.module,
@@ -129,8 +130,8 @@ class SQLiteExecutor(Executor):
             )
             if self._trace is not None:
                 alchemy.trace_engine(engine, self._tell)
-            self._alchemy = engine.connect()
-        return self._alchemy
+            self._alchemy = connection = engine.connect()
+        return connection
 
     def refuse(self, error: StoreError | None) -> None:
         """From now on every statement raises `error`; None lifts that."""
