@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import sqlite3
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -67,10 +68,8 @@ class Aiosqlite:
     """aiosqlite as its documentation uses it, and `execute_fetchall`, its one hop for a whole SELECT."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, path: str, *, full: bool) -> None:
-        import aiosqlite
-
         self._loop = loop
-        self._raw: Any = loop.run_until_complete(self._open(aiosqlite, path, full))
+        self._raw: Any = loop.run_until_complete(self._open(importlib.import_module("aiosqlite"), path, full))
 
     async def _open(self, aiosqlite: Any, path: str, full: bool) -> Any:
         raw = await aiosqlite.connect(path, isolation_level=None, cached_statements=512)

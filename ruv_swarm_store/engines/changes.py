@@ -21,7 +21,6 @@ from sqlalchemy import (
     Delete,
     Executable,
     Insert,
-    Row,
     SelectBase,
     Table,
     TextClause,
@@ -227,28 +226,28 @@ def _triggered(tables: set[str]) -> frozenset[str]:
 
 
 @cache
-def noting(plain: type[K]) -> type[K]:
-    """The class of executors that do what `plain` does, and note in `changes` what of it is committed.
+def noting(kind: type[K]) -> type[K]:
+    """The class of executors that do what `kind` does, and note in `changes` what of it is committed.
 
-    `plain` has that attribute, `depth`, `begin`, `commit` and `unwind`. A statement outside a transaction is committed when it has run.
+    `kind` has that attribute, `depth`, `begin`, `commit` and `unwind`. A statement outside a transaction is committed when it has run.
     """
-    # Methods of `plain` are called by its name: the class may be taken away in the middle of a call.
+    plain: Any = kind  # its methods are called by its name: the class may be taken away in the middle of a call
 
-    class Noting(plain):  # type: ignore[misc, valid-type]
+    class Noting(plain):  # type: ignore[misc]
         __slots__ = ()
 
-        def one(self, statement: Executable, params: Params = NONE) -> Sequence[Any] | None:
+        def one(self, statement: Executable, params: Params = NONE) -> Any:
             if not (does := effects(statement)):
                 return plain.one(self, statement, params)
             rows = _rows(plain, self, does, statement, params)
             return rows[0] if rows else None
 
-        def all(self, statement: Executable, params: Params = NONE) -> Sequence[Sequence[Any]]:
+        def all(self, statement: Executable, params: Params = NONE) -> Any:
             if not (does := effects(statement)):
                 return plain.all(self, statement, params)
             return _rows(plain, self, does, statement, params)
 
-        def run(self, statement: Executable, params: Params = NONE) -> int:
+        def run(self, statement: Executable, params: Params = NONE) -> Any:
             if not (does := effects(statement)):
                 return plain.run(self, statement, params)
             with _noting(self, does) as note:
@@ -257,19 +256,19 @@ def noting(plain: type[K]) -> type[K]:
                         note(effect, effect.keys(params, ()) if effect.returned is None else None)
                 return count
 
-        def insert(self, insertion: Insertion, row: Sequence[Any]) -> int:
+        def insert(self, insertion: Insertion, row: Sequence[Any]) -> Any:
             with _noting(self, (does := added(insertion),)) as note:
                 number = plain.insert(self, insertion, row)
                 note(does, _keys_of(insertion, (row,), (number,)))
                 return number
 
-        def insert_many(self, insertion: Insertion, rows: Sequence[Sequence[Any]]) -> Sequence[int]:
+        def insert_many(self, insertion: Insertion, rows: Sequence[Sequence[Any]]) -> Any:
             with _noting(self, (does := added(insertion),)) as note:
                 numbers = plain.insert_many(self, insertion, rows)
                 note(does, _keys_of(insertion, rows, numbers))
                 return numbers
 
-        def execute(self, statement: Executable, params: Params = NONE) -> Sequence[Row[*tuple[Any, ...]]]:
+        def execute(self, statement: Executable, params: Params = NONE) -> Any:
             with _noting(self, does := rough_effects(statement)) as note:
                 rows = plain.execute(self, statement, params)
                 for effect in does:
@@ -279,23 +278,24 @@ def noting(plain: type[K]) -> type[K]:
         def begin(self) -> None:
             if not self.depth:
                 self.changes.settle()  # what an interrupt has left there
-            plain.begin(self)  # type: ignore[attr-defined]
+            plain.begin(self)
 
         def commit(self) -> None:
             last = self.depth == 1
             try:
-                plain.commit(self)  # type: ignore[attr-defined]
+                plain.commit(self)
             finally:
                 if last:
                     self.changes.settle()  # even if that failed: who knows what of it was done
 
         def unwind(self, level: int) -> None:
-            plain.unwind(self, level)  # type: ignore[attr-defined]
+            plain.unwind(self, level)
             if not self.depth:
                 self.changes.forget()
 
     Noting.__name__ = Noting.__qualname__ = f"Noting{plain.__name__}"
-    return Noting
+    made: type[K] = Noting
+    return made
 
 
 def _rows(plain: type[Executor], run: Any, does: Sequence[Effect], statement: Executable, params: Params) -> Sequence[Sequence[Any]]:
