@@ -43,6 +43,11 @@ class Repositories:
         self._begin = begin
         self._upcasters = upcasters
 
+    @property
+    def _plain(self) -> Self:
+        """What runs a verb that is timed (see `monitor`)."""
+        return self
+
     # Made when first asked for: most units of work need one or two of them.
 
     @cached_property

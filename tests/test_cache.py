@@ -328,3 +328,28 @@ def test_a_dropped_store_takes_its_caches_along(path: Path) -> None:
     store._closed = True
     with pytest.raises(Closed):
         cache.get("k")
+
+
+@pytest.mark.parametrize("close", [False, True], ids=["make", "close"])
+def test_caches_made_in_and_beside_a_transaction_do_not_wait_for_each_other(store: Store, close: bool) -> None:
+    own = store.agents.cached()
+    inside, beside = threading.Event(), threading.Event()
+
+    def within() -> None:
+        with store.transaction():
+            inside.set()
+            beside.wait(5)
+            time.sleep(0.05)
+            own.close() if close else store.agents.cached()
+
+    def outside() -> None:
+        inside.wait(5)
+        beside.set()
+        store.config.cached()
+
+    threads = [threading.Thread(target=target, daemon=True) for target in (within, outside)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(5)
+    assert not any(thread.is_alive() for thread in threads)

@@ -430,3 +430,11 @@ with Store.open(monitor=True) as store:
 print([name for name in ("prometheus_client", "opentelemetry") if name in sys.modules])
 """
     assert python(code).strip() == "[]"
+
+
+def test_what_was_looked_up_while_it_was_on_works_on(path: Path) -> None:
+    with Store.open(path, monitor=True) as store:
+        execute, register = store.execute, store.agents.register
+        store.monitor.stop()
+        assert execute(select(literal_column("1"))) == [(1,)]
+        assert register("worker").version == 1

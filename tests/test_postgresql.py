@@ -24,6 +24,9 @@ psycopg = pytest.importorskip("psycopg")
 if TYPE_CHECKING:
     from pg_server import Databases, Server
 
+from ruv_swarm_store.engines.postgresql.connections import PostgreSQLExecutor  # noqa: E402
+from ruv_swarm_store.engines.postgresql.others import TellingExecutor  # noqa: E402
+
 HEAD = schema.REVISION
 
 
@@ -765,3 +768,11 @@ def test_what_fails_inside_a_unit_of_work_never_passes_for_committed(store: Stor
             inner.tasks.where(failing).all()
         work.config.set("k", 5)
     assert store.config.prefix("") == {"k": 5, "l": 1}
+
+
+def test_an_executor_may_lose_its_class_in_the_middle_of_a_call(store: Store) -> None:
+    """The last cache is closed, and another thread's statement is on its way."""
+    with store._engine.transaction() as run:
+        assert type(run) is PostgreSQLExecutor
+        assert TellingExecutor.all(run, select(literal(1))) == [(1,)]
+        assert TellingExecutor.run(run, select(literal(1))) == 1

@@ -44,7 +44,10 @@ async def carry_out(crew: Crew | Inline, lane: Doing, verb: Coroutine[Any, Any, 
                 raise
             if isinstance(came, _End):
                 return came.value
-            await crew.pause(*came)
+            if came.seconds > 0:
+                await crew.pause(*came)
+            else:
+                await asyncio.sleep(0)
     finally:
         with suppress(ValueError):  # a thread is just carrying it out, and lets go of it then
             verb.close()

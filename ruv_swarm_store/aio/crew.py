@@ -324,8 +324,8 @@ class Crew:
                 ended: Future[None] = Future()
                 ended.set_running_or_notify_cancel()  # who waits for it may go, and it goes on
                 thread = threading.Thread(target=self._end, args=(ended, refusal, then), name="store-closing", daemon=True)
-                self._ending = ended, thread
                 thread.start()
+                self._ending = ended, thread
             ended, thread = self._ending
         try:
             await asyncio.wrap_future(ended)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from ruv_swarm_store.agents import Agents
@@ -11,6 +12,7 @@ from ruv_swarm_store.aio.deriving import UNKNOWN, Recipe, derive
 from ruv_swarm_store.cache import CachedRepository
 from ruv_swarm_store.config import CachedConfig, Config
 from ruv_swarm_store.entities import Message, Task
+from ruv_swarm_store.errors import StoreError
 from ruv_swarm_store.events import Claim, ConsumerGroup, Events, Projector, Subscription
 from ruv_swarm_store.groups import Groups
 from ruv_swarm_store.journal import Journal
@@ -36,7 +38,8 @@ def _release_messages(messages: Messages, args: tuple[Any, ...], kwargs: dict[st
 
     def release(taken: Sequence[Message]) -> None:
         for message in taken:
-            messages.release(message, agent)
+            with suppress(StoreError):
+                messages.release(message, agent)
 
     return release
 
@@ -44,7 +47,8 @@ def _release_messages(messages: Messages, args: tuple[Any, ...], kwargs: dict[st
 def _release_claims(group: ConsumerGroup, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Undo:
     def release(taken: Sequence[Claim]) -> None:
         for claim in taken:
-            group.release(claim)
+            with suppress(StoreError):
+                group.release(claim)
 
     return release
 

@@ -32,7 +32,7 @@ from ruv_swarm_store.engines.lending import Lent
 from ruv_swarm_store.engines.metering import Footprint, Meter
 from ruv_swarm_store.engines.sqlite import MemoryEngine, SQLiteEngine, loading, sqljs
 from ruv_swarm_store.engines.sqlite.installing import install, vacant
-from ruv_swarm_store.engines.waiting import Pause, Steps, block, cooperate
+from ruv_swarm_store.engines.waiting import Pause, Steps, block, cooperate, give_way
 from ruv_swarm_store.errors import InvalidValue, Unsupported
 
 __all__ = [
@@ -58,6 +58,7 @@ __all__ = [
     "constant",
     "cooperate",
     "file_of",
+    "give_way",
     "insert_into",
     "install",
     "json_has",

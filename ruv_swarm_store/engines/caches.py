@@ -84,7 +84,7 @@ class Caches:
             self._members = (*(member for member in self._members if member() is not None), weakref.ref(cache))
             self._probe = min(self._probe, probe)
             self.noting = True
-            engine.note_changes(on=True)
+        engine.note_changes(on=True)  # without the lock: who holds the writer may be joining, too
 
     def remove(self, cache: Cache) -> None:
         """From now on it is told of nothing."""
@@ -102,14 +102,12 @@ class Caches:
 
     def _rest(self) -> None:
         """Nobody listens any more."""
-        engine = self._engine()
-        if engine is not None and self._joining.acquire(blocking=False):  # who is joining holds on, and waits for who commits, perhaps
-            try:
-                if not any(True for _ in self):
-                    self.noting = False
-                    engine.note_changes(on=False)
-            finally:
-                self._joining.release()
+        with self._joining:
+            if any(True for _ in self):
+                return
+            self.noting = False
+        if (engine := self._engine()) is not None:
+            engine.note_changes(on=False)  # unless one has joined meanwhile: `noting` tells
 
     def look(self, probe: float) -> None:
         """Has them let go of everything if others may have committed since the last look, unless that was `probe` seconds ago or less."""

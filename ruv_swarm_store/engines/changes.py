@@ -251,9 +251,12 @@ def noting(kind: type[K]) -> type[K]:
             if not (does := effects(statement)):
                 return plain.run(self, statement, params)
             with _noting(self, does) as note:
-                if count := plain.run(self, statement, params):
-                    for effect in does:
-                        note(effect, effect.keys(params, ()) if effect.returned is None else None)
+                count = plain.run(self, statement, params)
+                for effect in does:
+                    if effect.returned is not None:
+                        note(effect, None)  # rows that it returns are not counted everywhere
+                    elif count:
+                        note(effect, effect.keys(params, ()))
                 return count
 
         def insert(self, insertion: Insertion, row: Sequence[Any]) -> Any:

@@ -77,6 +77,8 @@ class Engine(Scope, ABC):
     """The file that the database is in, where it is in one."""
     meter: Meter | None = None
     """What is told of every statement; see `measure`."""
+    caches: Caches
+    """The caches over this database."""
 
     @abstractmethod
     def tables(self) -> frozenset[str]:
@@ -94,11 +96,6 @@ class Engine(Scope, ABC):
     @cached_property
     def _sentinel(self) -> Sentinel:
         return Sentinel(self.changes, self.wait)
-
-    @cached_property
-    def caches(self) -> Caches:
-        """The caches over this database."""
-        return Caches(self)
 
     @abstractmethod
     def note_changes(self, *, on: bool) -> None:

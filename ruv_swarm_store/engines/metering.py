@@ -64,7 +64,7 @@ class Group:
         """What comes beyond is counted together under the name `others`."""
         self._others = others
         self._found: dict[str, Timings] = {}
-        self._adding = threading.Lock()
+        self._adding = threading.RLock()  # a finaliser may use the store in the middle of it
 
     def __call__(self, name: str) -> Timings:
         """Those of a name."""
@@ -81,7 +81,7 @@ class Group:
 
     def forked(self) -> None:
         """In a child process: begins at nothing."""
-        self._adding = threading.Lock()
+        self._adding = threading.RLock()  # a finaliser may use the store in the middle of it
         for timings in self.all():
             timings.forked()
 

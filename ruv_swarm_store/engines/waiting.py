@@ -50,6 +50,14 @@ async def cooperate(scope: Scope, steps: Steps[T]) -> T:
         return end.value  # type: ignore[no-any-return]
 
 
+async def give_way(scope: Scope) -> None:
+    """Lets others go on, between two parts of a verb that has more to do at once."""
+    if scope.within or _on_a_loop():
+        await asyncio.sleep(0)
+    else:
+        await Pause(0, 0.0)
+
+
 def _on_a_loop() -> bool:
     try:
         asyncio.get_running_loop()
@@ -78,8 +86,9 @@ class Sentinel:
                 self._thread.start()
         try:
             if self._changes() == seen:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(sleeper, seconds)
+                await asyncio.wait([sleeper], timeout=seconds)  # `wait_for` forgets a cancellation that comes with the result, on 3.11
+                if sleeper.done():
+                    sleeper.result()
             return self._changes() != seen
         finally:
             with self._lock:

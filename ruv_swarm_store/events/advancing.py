@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ruv_swarm_store.engines import Executor, Scope, Steps
 from ruv_swarm_store.entities import Event
-from ruv_swarm_store.errors import StoreError
+from ruv_swarm_store.errors import InvalidValue, StoreError
 from ruv_swarm_store.events.cursors import Cursor, Stretch, stretch
 from ruv_swarm_store.events.following import LONGEST_PAUSE, Stop, arrival
 from ruv_swarm_store.query import Mapping
@@ -26,6 +27,19 @@ Handler = Callable[["UnitOfWork", Event], object]
 """Does what an event calls for, through the unit of work. It may be called again for the same event, nothing being left of before."""
 Guard = Callable[[Executor], object]
 """Called where a consumer moves on, its row held; what it raises keeps it from that."""
+
+
+class Unawaited(InvalidValue):
+    """A handler gave something to await."""
+
+
+def call(handler: Handler, work: UnitOfWork, event: Event) -> None:
+    """Has a handler do its work. Raises `Unawaited` for one that only promises to."""
+    promise = handler(work, event)
+    if inspect.isawaitable(promise):
+        if inspect.iscoroutine(promise):
+            promise.close()
+        raise Unawaited("the handler gave something to await", hint="Give a function that has done its work when it returns")
 
 
 class Superseded(Exception):
@@ -92,7 +106,7 @@ class Advance:
             if work is None:
                 return None
             for event in self._mapping.load_all(part.rows):
-                handler(work, event)
+                call(handler, work, event)
         return len(part.rows)
 
     def failed(self, part: Stretch, error: Exception) -> None:

@@ -12,10 +12,10 @@ from sqlalchemy import ColumnElement, Text, case, delete, func, literal_column, 
 
 from ruv_swarm_store import codec, schema
 from ruv_swarm_store.clock import duration
-from ruv_swarm_store.engines import Scope, Steps, block, cooperate, insert_into, number_items, parameter, records
+from ruv_swarm_store.engines import Scope, Steps, block, cooperate, give_way, insert_into, number_items, parameter, records
 from ruv_swarm_store.entities import Consumer, Event
 from ruv_swarm_store.errors import InvalidValue, LeaseLost, StoreError
-from ruv_swarm_store.events.advancing import Begin, Handler
+from ruv_swarm_store.events.advancing import Begin, Handler, Unawaited, call
 from ruv_swarm_store.events.cursors import Cursor, Start, lag, reason, stretch
 from ruv_swarm_store.events.following import LONGEST_PAUSE, Stop, arrival
 from ruv_swarm_store.events.reading import EVENTS, Rows
@@ -463,6 +463,7 @@ class ConsumerGroup:
         handled = 0
         while claims := await self.wait_async(member, limit, lease=lease, timeout=timeout, stop=stop):
             handled += self._handle(claims, handler, delay, stop)
+            await give_way(self._scope)
         return handled
 
     def _handle(self, claims: Sequence[Claim], handler: Handler, delay: float, stop: Stop | None = None) -> int:
@@ -475,6 +476,8 @@ class ConsumerGroup:
                     handled += 1
                 except _Taken:
                     log.info("the event at %s has gone to another member of %r", left[-1].event.position, self.name)
+                except Unawaited:
+                    raise
                 except Exception as error:
                     self._failed(left[-1], error, delay)
                 left.pop()
@@ -495,7 +498,7 @@ class ConsumerGroup:
                 self.acknowledge(claim)  # first: it keeps others from the event, and tells at once when they have it
             except LeaseLost as error:
                 raise _Taken from error
-            handler(work, claim.event)
+            call(handler, work, claim.event)
 
     def __repr__(self) -> str:
         return f"<ConsumerGroup {self.name!r}>"

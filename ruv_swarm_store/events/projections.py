@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from sqlalchemy import Text, delete, select, update
 
 from ruv_swarm_store import codec, schema
-from ruv_swarm_store.engines import Executor, Scope, Steps, block, constant, cooperate, insert_into, parameter
+from ruv_swarm_store.engines import Executor, Scope, Steps, block, constant, cooperate, give_way, insert_into, parameter
 from ruv_swarm_store.entities import Build, BuildState, ConsumerKind, Event
 from ruv_swarm_store.errors import Conflict, NotFound
-from ruv_swarm_store.events.advancing import Advance, Begin, Superseded
+from ruv_swarm_store.events.advancing import Advance, Begin, Superseded, call
 from ruv_swarm_store.events.cursors import CURSOR, Cursor, Stretch, checked_types, lag, stretch
 from ruv_swarm_store.events.following import LONGEST_PAUSE, Stop, arrival
 from ruv_swarm_store.query import Mapping
@@ -211,7 +211,7 @@ class Projector:
                 if rest.more:
                     return False
                 for event in self._mapping.load_all(rest.rows):
-                    self.projection.apply(work, event, slot)
+                    call(lambda work, event: self.projection.apply(work, event, slot), work, event)
                 with self._scope.transaction() as run:
                     self._cursor(slot).move(run, rest.after, rest.until)
                     for build in builds:
@@ -286,6 +286,7 @@ class Projector:
         done = 0
         while (found := await cooperate(self._scope, self._coming(batch, timeout, stop))) is not None:
             done += self._take_in(*found)
+            await give_way(self._scope)
         return done
 
     def _prepare(self, progress: Progress | None, batch: int, stop: Stop | None) -> bool:

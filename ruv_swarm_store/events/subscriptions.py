@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ruv_swarm_store import codec
-from ruv_swarm_store.engines import Scope, block, cooperate
+from ruv_swarm_store.engines import Scope, block, cooperate, give_way
 from ruv_swarm_store.entities import Consumer, Event
 from ruv_swarm_store.events.advancing import Advance, Begin, Handler
 from ruv_swarm_store.events.cursors import Cursor, Start, lag
@@ -110,6 +110,7 @@ class Subscription:
         handled = 0
         while (part := await cooperate(self._scope, self._advance.coming(limit, timeout, stop))) is not None:
             handled += self._advance.handle(part, handler) or 0
+            await give_way(self._scope)
         return handled
 
     def __repr__(self) -> str:

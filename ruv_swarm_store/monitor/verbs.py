@@ -45,7 +45,7 @@ class Verbs:
     def executing(self, plain: type[C]) -> type[C]:
         """The kind of store or unit of work whose `execute` is timed."""
         here: Any = plain
-        verbs = {"_plain": property(lambda itself: itself), "execute": self._timed(here.execute, "execute")}
+        verbs = {"execute": self._timed(here.execute, "execute")}
         kind: Any = type(plain.__name__, (plain,), {"__module__": plain.__module__, "_of": plain, **verbs})
         return kind  # type: ignore[no-any-return]
 

@@ -1,6 +1,7 @@
 """The store for coroutines keeps the promises of the store it is made of, on every engine."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -318,6 +319,46 @@ def test_who_is_cancelled_while_waiting_has_taken_nothing(play):
         await store.tasks.enqueue("t")
         await asyncio.sleep(0.02)
         assert await store.tasks.claim(scout) is not None
+
+    play(scenario)
+
+
+def test_who_is_cancelled_as_it_is_woken_does_not_go_on(play):
+    async def scenario(store):
+        scout = await store.agents.register("scout")
+        for number in range(10):
+            waiting = asyncio.create_task(store.tasks.wait(scout, types=["never"]))
+            await asyncio.sleep(0.01)
+            await store.config.set("k", number)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+
+    play(scenario)
+
+
+def test_who_follows_a_backlog_lets_others_go_on_and_may_be_cancelled(play):
+    async def scenario(store):
+        await store.events.append("s", [NewEvent("t", number) for number in range(60)], type="thing")
+        handled = []
+
+        def handle(work, event):
+            handled.append(event.event_data)
+            time.sleep(0.005)
+
+        subscription = await store.events.subscribe("s")
+        following = asyncio.create_task(subscription.follow(handle, limit=1))
+        while len(handled) < 3:
+            await asyncio.sleep(0.002)
+        await store.config.set("k", 1)
+        assert len(handled) < 50
+        following.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await following
+        await store.config.set("k", 2)
+        count = len(handled)
+        await asyncio.sleep(0.03)
+        assert len(handled) == count < 55
 
     play(scenario)
 

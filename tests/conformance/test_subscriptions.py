@@ -112,6 +112,34 @@ def test_a_failure_undoes_the_batch_is_counted_and_shows_the_same_events_again(s
     assert (one.consumer().failures, one.consumer().error_message) == (0, None)
 
 
+def test_a_handler_that_only_promises_is_refused(store: Store):
+    """What it gives would never be awaited, and the events pass for handled."""
+
+    async def later(work: UnitOfWork, event: Event) -> None:
+        raise AssertionError("awaited")
+
+    class Promises:
+        name, version = "promises", 1
+
+        def apply(self, work: UnitOfWork, event: Event, slot: str) -> Any:
+            return later(work, event)
+
+        def clear(self, work: UnitOfWork, slot: str) -> None:
+            pass
+
+    append(store, "a", "b")
+    for act in (
+        lambda: store.events.subscribe("s").handle(later),
+        lambda: store.events.subscribe("s").handle(lambda work, event: later(work, event)),
+        lambda: store.events.group("g").handle("me", later),
+        lambda: store.events.project(Promises()).rebuild(),
+    ):
+        with pytest.raises(InvalidValue, match="await"):
+            act()
+    assert store.events.subscribe("s").position == 0
+    assert [claim.event.event_type for claim in store.events.group("g").claim("you", 2)] == ["a", "b"]
+
+
 def test_a_handler_that_has_to_give_way_is_called_again(store: Store):
     append(store, *"ab")
     one, group = store.events.subscribe("one"), store.events.group("two")

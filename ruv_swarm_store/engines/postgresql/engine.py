@@ -29,6 +29,7 @@ from sqlalchemy.pool import NullPool
 
 from ruv_swarm_store import codec, schema
 from ruv_swarm_store.engines import alchemy
+from ruv_swarm_store.engines.caches import Caches
 from ruv_swarm_store.engines.changes import Changes, noting
 from ruv_swarm_store.engines.engine import Capabilities, Engine, Options
 from ruv_swarm_store.engines.executor import Executor, Prepared
@@ -60,6 +61,7 @@ class PostgreSQLEngine(Engine):
     capabilities = Capabilities(concurrent_writers=True)
 
     def __init__(self, url: URL, options: Options) -> None:
+        self.caches = Caches(self)
         query = {key: value if isinstance(value, str) else value[-1] for key, value in url.query.items()}
         self.schema = codec.text(query.pop("schema", "public"), "schema")
         pool_size = query.pop("pool_size", str(POOL_SIZE))
@@ -438,6 +440,7 @@ class PostgreSQLEngine(Engine):
         if run is not None:
             run.refuse(StoreError("this connection belongs to the parent process", hint="Fork outside the with block"))
         _inherited.append((self._pool, self._spare, self._watch, self._others, self._alchemy, self._local, run))
+        self.__dict__.pop("_sentinel", None)
         self._start()
         if (meter := self.meter) is not None:
             meter.forked()

@@ -89,28 +89,30 @@ def _parts(snapshot: str) -> tuple[int, int, set[int]]:
 class TellingExecutor(PostgreSQLExecutor):
     """An executor that tells the numbers of the transactions it commits."""
 
+    # Methods are called by their class's name: this class may be taken away in the middle of a call.
+
     __slots__ = ()
     raw: Session
 
     def all(self, statement: Executable, params: Params = NONE) -> Sequence[Sequence[Any]]:
         if self.depth or (numbered := _numbered(statement)) is None:
-            return super().all(statement, params)
-        rows = super().all(numbered, params)
+            return PostgreSQLExecutor.all(self, statement, params)
+        rows = PostgreSQLExecutor.all(self, numbered, params)
         if rows:
             self.raw.others.own(rows[0][-1])
         return [row[:-1] for row in rows]
 
     def run(self, statement: Executable, params: Params = NONE) -> int:
         if self.depth or (numbered := _numbered(statement)) is None:
-            return super().run(statement, params)
-        if (row := super().one(numbered, params)) is None:
+            return PostgreSQLExecutor.run(self, statement, params)
+        if (row := PostgreSQLExecutor.one(self, numbered, params)) is None:
             return 0
         self.raw.others.own(row[-1])
         return int(self._cursor.rowcount)
 
     def insert(self, insertion: Insertion, row: Sequence[Any]) -> int:
         if self.depth:
-            return super().insert(insertion, row)
+            return PostgreSQLExecutor.insert(self, insertion, row)
         statement = _numbered_insert(insertion)
         prepared = self._statements.get(statement) or self._prepare(statement, statement)
         try:
@@ -128,7 +130,7 @@ class TellingExecutor(PostgreSQLExecutor):
                 (number,) = self._cursor.execute("SELECT txid_current_if_assigned()").fetchone()
             except REFUSED as error:
                 raise self._failed(error) from error
-        super().commit()
+        PostgreSQLExecutor.commit(self)
         if number is not None:
             self.raw.others.own(number)
 

@@ -21,6 +21,7 @@ from sqlalchemy import Connection, Executable, Text, column, delete, insert, sel
 from sqlalchemy.exc import DBAPIError
 
 from ruv_swarm_store import schema
+from ruv_swarm_store.engines.caches import Caches
 from ruv_swarm_store.engines.changes import Changes, noting
 from ruv_swarm_store.engines.constructs import parameter
 from ruv_swarm_store.engines.engine import Capabilities, Engine, Options
@@ -68,6 +69,7 @@ class SQLiteEngine(Engine):
         self._open(f"sqlite:///{self.path}", options)
 
     def _open(self, name: str, options: Options) -> None:
+        self.caches = Caches(self)
         self.name = name
         self.clock = options.clock
         self._driver = driver(self.driver)
@@ -460,21 +462,21 @@ class SQLiteEngine(Engine):
         with self.read() as run:
             assert isinstance(run, SQLiteExecutor)
             try:
-                size = run.raw.execute("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size").fetchone()[0]
+                size = run._execute("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size").fetchone()[0]
             except self._driver.Error as error:
                 raise self._driver.translate(error, self._options.timeout, self.name) from error
         log = None
         if self.file is not None:
             with suppress(OSError):
                 log = Path(f"{self.file}-wal").stat().st_size
-        return Footprint(size=size, log=log, connections=len(self._all_readers()) + (self._writer is not None))
+        return Footprint(size=size, log=log, connections=len(self._readers) + len(self._further) + (self._writer is not None))
 
     def explain(self, sql: str) -> str:
         values = [None] * _QUOTED.sub("", sql).count("?")
         with self.read() as run:
             assert isinstance(run, SQLiteExecutor)
             try:
-                steps = run.raw.execute(f"EXPLAIN QUERY PLAN {sql}", values).fetchall()
+                steps = run._execute(f"EXPLAIN QUERY PLAN {sql}", values).fetchall()
             except self._driver.Error as error:
                 raise self._driver.translate(error, self._options.timeout, self.name) from error
         depths = {0: -1}
@@ -571,6 +573,7 @@ class SQLiteEngine(Engine):
                     executor.abandon(error)
             self._watch.abandon()
             _inherited.add(self.path)
+        self.__dict__.pop("_sentinel", None)
         self._start()
         if (meter := self.meter) is not None:
             meter.forked()

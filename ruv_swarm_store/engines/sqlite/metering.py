@@ -55,8 +55,12 @@ class TimedLock:
         if not self.acquire(False):
             started = perf_counter()
             self.acquire()
-            note = self._note
-            note.add(perf_counter() - started)
-            if len(note.pending) >= BATCH:
-                note.fold()
+            try:
+                note = self._note
+                note.add(perf_counter() - started)
+                if len(note.pending) >= BATCH:
+                    note.fold()
+            except BaseException:  # an interrupt: nobody would let go of it
+                self.release()
+                raise
         return True
