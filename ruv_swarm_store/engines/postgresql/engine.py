@@ -440,7 +440,7 @@ class PostgreSQLEngine(Engine):
         if run is not None:
             run.refuse(StoreError("this connection belongs to the parent process", hint="Fork outside the with block"))
         _inherited.append((self._pool, self._spare, self._watch, self._others, self._alchemy, self._local, run))
-        self.__dict__.pop("_sentinel", None)
+        vars(self).pop("_sentinel", None)
         self._start()
         if (meter := self.meter) is not None:
             meter.forked()

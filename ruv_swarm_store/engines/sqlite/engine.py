@@ -573,7 +573,7 @@ class SQLiteEngine(Engine):
                     executor.abandon(error)
             self._watch.abandon()
             _inherited.add(self.path)
-        self.__dict__.pop("_sentinel", None)
+        vars(self).pop("_sentinel", None)
         self._start()
         if (meter := self.meter) is not None:
             meter.forked()
