@@ -397,11 +397,10 @@ def test_a_query_made_of_a_closed_store_is_refused(database):
     asyncio.run(main())
 
 
+@pytest.mark.needs("persistent")
 def test_who_blocks_and_who_awaits_share_a_database(database):
     async def main():
         async with AsyncStore.open(database.address) as store:
-            if not store.capabilities.persistent:
-                pytest.skip("a database in memory is one store's alone")
             await store.config.set("k", 1)
             blocking: Store = database.open()
             assert blocking.config.get("k") == 1

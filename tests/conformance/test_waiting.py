@@ -32,10 +32,9 @@ def test_a_commit_wakes_who_awaits_a_task(database):
     asyncio.run(play())
 
 
+@pytest.mark.needs("persistent")
 def test_a_commit_through_another_store_wakes_too(database):
     store = database.open()
-    if not store.capabilities.persistent:
-        pytest.skip("a database in memory is one store's alone")
     other = database.open()
     agent = store.agents.register("worker")
 
