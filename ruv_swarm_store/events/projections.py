@@ -81,6 +81,10 @@ class Projection(Protocol):
         ...
 
 
+def _live_of(builds: Iterable[Build]) -> Build | None:
+    return next((build for build in builds if build.state is BuildState.LIVE), None)
+
+
 def live_slot(scope: Scope, name: str) -> str | None:
     """The slot of a projection to read; None before it was built for the first time."""
     params = {"name": codec.text(name, "name")}
@@ -149,7 +153,7 @@ class Projector:
         another version takes its place, and what `apply` raises, after undoing that transaction.
         """
         codec.integer(batch, "batch", 1)
-        build = self._start()
+        build, before = self._start()
         advance = self._advance(build.slot, BuildState.BUILDING)
         try:
             while stop is None or not stop():
@@ -165,28 +169,28 @@ class Projector:
             if isinstance(error, NotFound) and error.data.get("name") != advance.cursor.name:
                 raise
             live = self._live()
-            if live is None or live.slot != build.slot or live.version != self.version:
+            if live is None or live == before or live.version != self.version:
                 raise Conflict(
                     f"the build of projection {self.name!r} was superseded by another",
                     hint="Let one version of the projection be built at a time",
                     name=self.name,
                 ) from error
-            return True  # somebody else who was building it has switched
+            return True  # somebody else who was building it has switched, and others may have built it anew since
         return False
 
     @repeatable
-    def _start(self) -> Build:
-        """The build to go on with, or a new one in a slot that was cleared."""
+    def _start(self) -> tuple[Build, Build | None]:
+        """The build to go on with, or a new one in a slot that was cleared; and what readers see until it is done."""
         with self._begin() as work:
             with self._scope.transaction() as run:
                 builds = self._lock(run)
+                live = _live_of(builds)
                 for build in builds:
                     if build.state is BuildState.BUILDING and build.version > self.version:
                         raise self._older(build.version)
                     if build.state is BuildState.BUILDING and build.version == self.version:
-                        return build
-                live = next((build.slot for build in builds if build.state is BuildState.LIVE), None)
-                slot = next(slot for slot in SLOTS if slot != live)
+                        return build, live
+                slot = next(slot for slot in SLOTS if live is None or slot != live.slot)
                 cursor = self._cursor(slot)
                 cursor.remove(run)
                 cursor.establish(0)
@@ -194,7 +198,7 @@ class Projector:
                 build = Build(self.name, slot, BuildState.BUILDING, self.version, run.now)
                 run.insert(_ADD, BUILDS.dump(build))
             self.projection.clear(work, slot)
-            return build
+            return build, live
 
     @repeatable
     def _switch(self, advance: Advance, part: Stretch, slot: str, batch: int) -> bool:
@@ -346,7 +350,7 @@ class Projector:
         return BUILDS.load_all(run.all(_BUILDS, {"name": self.name}))
 
     def _live(self) -> Build | None:
-        return next((build for build in self.builds() if build.state is BuildState.LIVE), None)
+        return _live_of(self.builds())
 
     def _lock(self, run: Executor) -> Sequence[Build]:
         """What the slots hold, which nobody else changes until the transaction ends."""

@@ -164,6 +164,21 @@ def test_two_who_build_the_same_help_each_other(store: Store):
     assert totals(store, "a") == expected(store)
 
 
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_build_that_others_finished_and_built_over_is_done(store: Store, times: int):
+    append(store, *"abcdef")
+    one, two = store.events.project(Totals()), store.events.project(Totals())
+    ahead = iter(range(times))
+
+    def overtake(done: int, newest: int) -> None:
+        for _ in ahead:
+            two.rebuild(batch=1)
+
+    assert one.rebuild(batch=1, progress=overtake)
+    assert states(one) == {"aba"[times - 1]: (BuildState.LIVE, 1)}
+    assert totals(store, one.live) == expected(store)
+
+
 def test_a_failure_leaves_a_build_where_it_was(store: Store):
     append(store, "a", "b", "broken", "c")
     projection = Totals()
