@@ -19,6 +19,7 @@ import pytest
 from sqlalchemy import literal_column, select, text, union_all
 
 from ruv_swarm_store import Conflict, InvalidValue, NewEvent, Store, StoreError, schema
+from ruv_swarm_store.engines.sqlite.connections import BLOCKS
 from ruv_swarm_store.engines.sqlite.engine import MOST_READERS
 from ruv_swarm_store.errors import Closed, CorruptDatabase, Unavailable, Unsupported
 from ruv_swarm_store.schema import tasks
@@ -414,13 +415,16 @@ with store.transaction() as work:
 
 
 def test_a_full_disk_rolls_the_transaction_back_whole(store: Store) -> None:
+    few_and_large = [("t", "x" * 20_000)] * (
+        BLOCKS[-1] - 1
+    )  # each a statement of its own: one that SQLite can only undo with all before it
     store.config.set("before", 1)
     pages = pragma(store, "page_count")
     pragma(store, f"max_page_count={pages + 20}")
     with pytest.raises(Unavailable, match="full") as caught, store.transaction() as work:
         work.config.set("inside", 1)
         try:
-            work.tasks.enqueue_many([("t", "x" * 1_000)] * 1_000)
+            work.tasks.enqueue_many(few_and_large)
         except Unavailable as error:
             assert isinstance(error.__cause__, sqlite3.OperationalError)
             refused = 0
@@ -448,12 +452,23 @@ def test_a_full_disk_rolls_the_transaction_back_whole(store: Store) -> None:
     assert store.tasks.count() == 1_000
 
 
+def test_a_batch_that_filled_the_disk_leaves_no_row_of_it(store: Store) -> None:
+    pragma(store, f"max_page_count={pragma(store, 'page_count') + 20}")
+    with store.transaction() as work:
+        work.config.set("inside", 1)
+        with pytest.raises(Unavailable, match="full"):
+            work.tasks.enqueue_many([("t", "x" * 500)] * BLOCKS[0] * 10)  # SQLite undoes a statement of several rows by itself
+        work.config.set("after", 2)
+    assert store.config.prefix("") == {"after": 2, "inside": 1}
+    assert (store.tasks.count(), store.check()) == (0, [])
+
+
 def test_a_full_disk_swallowed_inside_the_block_still_fails_it(store: Store) -> None:
     pragma(store, f"max_page_count={pragma(store, 'page_count') + 20}")
     with pytest.raises(StoreError), store.transaction() as work:
         work.config.set("inside", 1)
         try:
-            work.tasks.enqueue_many([("t", "x" * 1_000)] * 1_000)
+            work.tasks.enqueue_many([("t", "x" * 100_000)])
         except Unavailable:
             pass
     assert store.config.prefix("") == {}

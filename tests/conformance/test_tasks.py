@@ -10,6 +10,7 @@ from msgspec import structs
 
 from ruv_swarm_store import InvalidTransition, InvalidValue, NewTask, NotFound, Store, Task, TaskStatus
 from ruv_swarm_store.errors import Closed, Conflict, StoreError
+from ruv_swarm_store.schema import tasks
 from ruv_swarm_store.tasks import PROMOTION_BATCH
 
 
@@ -70,6 +71,15 @@ def test_enqueue_many_keeps_the_order_and_matches_what_is_stored(store: Store, c
     assert store.tasks.find_all() == tasks
     assert len({task.id for task in tasks}) == 4
     assert store.tasks.enqueue_many([]) == []
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 63, 64, 65, 71, 72, 73, 137, 1_000])
+def test_a_batch_of_any_size_is_stored_as_it_was_given(store: Store, count: int):
+    store.tasks.enqueue("before")
+    given = store.tasks.enqueue_many(NewTask(f"type {number}", {"n": number}, number % 10) for number in range(count))
+    assert store.tasks.query().order_by(tasks.c.position).all()[1:] == given
+    assert [task.position for task in given] == list(range(given[0].position, given[0].position + count))
+    assert [task.payload["n"] for task in given] == list(range(count))
 
 
 @pytest.mark.parametrize(

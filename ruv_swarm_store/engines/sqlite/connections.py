@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import sqlalchemy
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     import sqlite3  # its types speak for every driver
 
 log = logging.getLogger(__name__)
+
+BLOCKS = (64, 8)
+"""How many rows a statement inserts, as long as there are so many: to begin and end one costs SQLite more than a row does."""
 
 
 class SQLiteExecutor(Executor):
@@ -88,13 +92,26 @@ class SQLiteExecutor(Executor):
         if self._refusal is not None:
             raise self._refusal
         try:
-            self.raw.executemany(prepared.sql, rows)
+            self._insert_all(prepared.sql, rows)
             last: int = self.raw.execute("SELECT last_insert_rowid()").fetchone()[0] if insertion.numbered else 0
         except self._driver.refused as error:
             raise self._failed(error) from error
         if self._trace is not None:
             self._tell(f"{prepared.sql} -- {len(rows)} rows", time.perf_counter() - started)
         return range(last - len(rows) + 1, last + 1) if insertion.numbered else ()
+
+    def _insert_all(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        head, values, row = sql.rpartition(" VALUES ")
+        done = 0
+        for size in BLOCKS:
+            if len(rows) - done < size:
+                continue
+            block = f"{head}{values}{', '.join([row] * size)}"
+            while len(rows) - done >= size:
+                self.raw.execute(block, list(chain.from_iterable(rows[done : done + size])))
+                done += size
+        if done < len(rows):
+            self.raw.executemany(sql, rows[done:])
 
     # One transaction writes at a time: nothing has to be held.
 
