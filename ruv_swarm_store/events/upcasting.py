@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from msgspec import structs
@@ -84,14 +84,11 @@ class Upcasters:
 
 
 class UpcastMapping(Mapping[Event]):
-    """Events as rows, read in their newest form."""
+    """Events as rows, read in their newest form: `load` raises what `Upcasters.upcast` raises, too."""
 
-    __slots__ = ("_upcasters",)
+    __slots__ = ()
 
     def __init__(self, upcasters: Upcasters) -> None:
         super().__init__(schema.events, Event)
-        self._upcasters = upcasters
-
-    def load(self, row: Sequence[Any]) -> Event:
-        """The event of one row, in its newest form. Raises as `Upcasters.upcast`, and `CorruptRow`."""
-        return self._upcasters.upcast(super().load(row))
+        stored = self.load
+        self.load = lambda row: upcasters.upcast(stored(row))
