@@ -106,14 +106,14 @@ class CachedRepository(Generic[E]):
         self._caches = scope.caches
         self._ttl = ttl
         self._most = codec.integer(size, "size", 1)
-        self._probe = probe
+        self.probe = probe
         self._expiring = expiring
         self._kind: type[Any] = int if isinstance(source.mapping.key.type, schema.Int64) else str
         self._entries: OrderedDict[Any, _Entry] = OrderedDict()
         self._lock = threading.RLock()  # a finaliser may read in the middle of anything
         self._additions = 0
         self._hits = self._misses = self._evictions = self._invalidations = 0
-        self._caches.add(self, probe)
+        self._caches.add(self)
 
     # Reading
 
@@ -122,8 +122,8 @@ class CachedRepository(Generic[E]):
         if type(id) is not self._kind or self._engine.within:
             return self._pass_by(id)
         now = monotonic()
-        if now - self._caches.looked > self._probe:
-            self._caches.look(self._probe)
+        if now - self._caches.looked > self.probe:
+            self._caches.look(self.probe)
         entry = self._entries.get(id)
         if entry is None or not self._is_good(entry, now):
             return self._load(id)
@@ -137,7 +137,7 @@ class CachedRepository(Generic[E]):
     def peek(self, id: Any, default: Any = None) -> Any:
         """The row with that key, or None, if it can be told without reading or waiting, as a hit is; `default` if not."""
         now = monotonic()
-        if type(id) is self._kind and now - self._caches.looked <= self._probe and not self._engine.within:
+        if type(id) is self._kind and now - self._caches.looked <= self.probe and not self._engine.within:
             entry = self._entries.get(id)
             if entry is not None and self._is_good(entry, now):
                 self._hits += 1
@@ -168,8 +168,8 @@ class CachedRepository(Generic[E]):
             return self._source.find_many(keys)
         keys = list(dict.fromkeys(keys))
         now = monotonic()
-        if now - self._caches.looked > self._probe:
-            self._caches.look(self._probe)
+        if now - self._caches.looked > self.probe:
+            self._caches.look(self.probe)
         found: list[E] = []
         missing: dict[Any, _Entry] = {}
         for key in keys:

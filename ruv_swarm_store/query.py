@@ -165,7 +165,8 @@ def load(row):
 
 def _reads(load: Callable[[Any], Any], value: Any) -> bool:
     try:
-        value is None or load(value)
+        if value is not None:
+            load(value)
     except _UNREADABLE:
         return False
     return True

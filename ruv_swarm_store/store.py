@@ -231,6 +231,18 @@ def _options(
     return Options(durability=durability, read_only=read_only, clock=clock, trace=trace, timeout=timeout)
 
 
+class _Beginning:
+    """Begins units of work in the way that holds now, for whoever keeps it."""
+
+    __slots__ = ("now",)
+
+    def __init__(self, now: Begin) -> None:
+        self.now = now
+
+    def __call__(self) -> AbstractContextManager[UnitOfWork]:
+        return self.now()
+
+
 class Opening(TypedDict, total=False):
     """How to open a store; see `Store.open`."""
 
@@ -251,7 +263,8 @@ class Store(Repositories):
         self._engine = engine
         self._closed = False
         self._backups: Backups | None = None
-        super().__init__(engine, partial(_lasting, UnitOfWork, engine.transaction, engine.transaction, upcasters), upcasters)
+        self._beginning = _Beginning(partial(_lasting, UnitOfWork, engine.transaction, engine.transaction, upcasters))
+        super().__init__(engine, self._beginning, upcasters)
 
     @classmethod
     def open(
@@ -337,7 +350,7 @@ class Store(Repositories):
 
         While it is open nobody else writes, so keep it short. On the thread that opened it the store's own verbs take part.
         """
-        return self._begin()
+        return self._beginning.now()
 
     @property
     def backups(self) -> Backups:
@@ -382,7 +395,8 @@ class Store(Repositories):
         """What this store's verbs and statements take, counted from `monitor.start()` on."""
         from ruv_swarm_store.monitor import PerformanceMonitor
 
-        return PerformanceMonitor(self._engine, self)
+        made: PerformanceMonitor = vars(self).setdefault("monitor", PerformanceMonitor(self._engine, self))  # two threads may be here
+        return made
 
     def _time(self, verbs: Verbs | None) -> None:
         """Has the verbs of this store, and of the units of work that it begins, timed from now on; None ends that."""
@@ -390,7 +404,7 @@ class Store(Repositories):
 
         kind = UnitOfWork if verbs is None else verbs.unit(UnitOfWork, _NOUNS)
         begin = partial(_lasting, kind, self._engine.transaction, self._engine.transaction, self._upcasters)
-        self._begin = self.events._begin = begin if verbs is None else verbs.begin(begin)
+        self._beginning.now = begin if verbs is None else verbs.begin(begin)
         for noun, made in _NOUNS.items():
             repository = getattr(self, noun)
             put_off(repository)

@@ -1,4 +1,4 @@
-"""How long something takes, counted in fixed memory, from which percentiles can be read to within 1.6 %.
+"""How long something takes, counted in bounded memory, from which percentiles can be read to within 1.6 %.
 
 A log-linear histogram, as HdrHistogram (Tene) keeps one: each power of two is cut into 32 equal parts. A float's exponent and the first
 bits of its fraction together are the number of its part, so a batch of times is sorted into parts by looking at its bytes.
@@ -11,6 +11,7 @@ import threading
 from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -28,7 +29,9 @@ _LOWEST = (_BIAS + _SHORTEST) << _FRACTION
 _LAST = (_LONGEST - _SHORTEST << _FRACTION) - 1
 _UPPER = 1 if sys.byteorder == "little" else 0
 _DROPPED = 7 - _FRACTION  # of the fraction's bits in the upper half of a 32-bit float
-_KEPT = (0x7FFF >> _DROPPED).to_bytes(2, sys.byteorder)
+_ROUND = 0x8000
+_COMMON = (_BIAS - 20) << _FRACTION
+"""Parts are numbered from that of a microsecond on, round `_ROUND`: numbers up to 256, for times up to 244 µs, need no memory."""
 _PATIENCE = 1.0  # seconds that who reads waits for who counts, who may be the same in a signal handler
 
 
@@ -39,7 +42,7 @@ class Timings:
     in `pending` calls `fold`.
     """
 
-    __slots__ = ("_buckets", "_folding", "_totals", "add", "failed", "name", "odd", "pending", "uneven")
+    __slots__ = ("_folding", "_totals", "add", "failed", "name", "odd", "pending", "uneven")
 
     add: Callable[[float], object]
     """Adds the seconds that something took."""
@@ -54,7 +57,6 @@ class Timings:
         self.failed: list[None] = []
         self.add = self.pending.append
         self.odd = self.uneven.append
-        self._buckets = array("Q", bytes(8 * (_LAST + 1)))
         self._totals = _Totals()
 
     def fail(self, seconds: float) -> None:
@@ -79,10 +81,9 @@ class Timings:
         if seconds:
             totals.count += len(seconds)
             totals.seconds += sum(seconds)
-            totals.longest = max(totals.longest, *seconds)
-            buckets = self._buckets
-            for part, number in Counter(_parts(seconds)).items():
-                buckets[min(max(part - _LOWEST, 0), _LAST)] += number
+            longest = max(seconds)
+            totals.longest = max(totals.longest, longest)
+            totals.parts.update(_parts(seconds))
 
     def read(self) -> Distribution:
         """What was counted until now."""
@@ -90,7 +91,7 @@ class Timings:
         try:
             if held:
                 self._fold()
-            return Distribution(self.name, self._totals, self._buckets)
+            return Distribution(self.name, self._totals)
         finally:
             if held:
                 self._folding.release()
@@ -101,7 +102,6 @@ class Timings:
         try:
             for pending in (self.pending, self.uneven, self.failed):
                 pending.clear()
-            self._buckets = array("Q", bytes(8 * (_LAST + 1)))
             self._totals = _Totals()
         finally:
             if held:
@@ -114,11 +114,13 @@ class Timings:
 
 
 class _Totals:
-    __slots__ = ("count", "errors", "longest", "rows", "seconds")
+    __slots__ = ("count", "errors", "longest", "parts", "rows", "seconds")
 
     def __init__(self) -> None:
         self.count = self.errors = self.rows = 0
         self.seconds = self.longest = 0.0
+        self.parts: Counter[int] = Counter()
+        """How many were in each part: there are 8 192 of them, of which what is timed has one or two hundred."""
 
 
 class Distribution:
@@ -126,14 +128,16 @@ class Distribution:
 
     __slots__ = ("_buckets", "count", "errors", "longest", "name", "rows", "seconds")
 
-    def __init__(self, name: str, totals: _Totals, buckets: array[int]) -> None:
+    def __init__(self, name: str, totals: _Totals) -> None:
         self.name = name
         self.count = totals.count
         self.errors = totals.errors
         self.rows = totals.rows + totals.count
         self.seconds = totals.seconds
         self.longest = totals.longest
-        self._buckets = buckets[:]
+        self._buckets = array("Q", bytes(8 * (_LAST + 1)))
+        for part, number in totals.parts.copy().items():
+            self._buckets[min(max((part + _COMMON) % _ROUND - _LOWEST, 0), _LAST)] += number
 
     def percentiles(self, percents: Sequence[int]) -> list[float]:
         """Those percentiles by nearest rank, in seconds, in the order given, which must ascend; zeros when nothing was counted."""
@@ -152,10 +156,18 @@ class Distribution:
 
 
 def _parts(seconds: list[float]) -> array[int]:
-    """The number of each one's part: exponent and fraction are the upper half of a 32-bit float, whose last bits go at once."""
+    """The number of each one's part: exponent and fraction are the upper half of a 32-bit float. All are worked out at once."""
+    each = partial(_each, count=len(seconds))
     halves = array("H", array("f", seconds).tobytes())[_UPPER::2].tobytes()
-    mask = int.from_bytes(_KEPT * len(seconds), sys.byteorder)
-    return array("H", (int.from_bytes(halves, sys.byteorder) >> _DROPPED & mask).to_bytes(len(halves), sys.byteorder))
+    parts = int.from_bytes(halves, sys.byteorder) >> _DROPPED & each(0x7FFF >> _DROPPED)
+    numbers = (parts | each(_ROUND)) - each(_COMMON) & each(_ROUND - 1)
+    return array("H", numbers.to_bytes(len(halves), sys.byteorder))
+
+
+@lru_cache(16)
+def _each(number: int, count: int) -> int:
+    """A 16-bit number, so many times side by side."""
+    return int.from_bytes(number.to_bytes(2, sys.byteorder) * count, sys.byteorder)
 
 
 def _taken(pending: list[T]) -> list[T]:

@@ -197,6 +197,32 @@ def test_what_takes_long_holds_nobody_up(path):
     run(main())
 
 
+def test_a_thread_that_was_kept_leaves_what_is_short_to_the_one_that_came_for_it(path):
+    running, together, count = 0, 0, threading.Lock()
+
+    def short() -> None:
+        nonlocal running, together
+        with count:
+            running += 1
+            together += running > 1
+        time.sleep(0.0002)
+        with count:
+            running -= 1
+
+    async def main():
+        async with AsyncStore.open(path) as store:
+            gate, reading = Gate(), store._crew.reading
+            held = asyncio.ensure_future(reading.do(gate))
+            await gate.wait()
+            behind = [reading.do(short) for _ in range(400)]
+            await behind[0]
+            gate.open()
+            await asyncio.gather(held, *behind)
+            assert together < 100  # the one that was kept does one, or a few where it cannot tell for itself
+
+    run(main())
+
+
 def test_what_is_called_sees_its_caller_s_context(path):
     who = contextvars.ContextVar("who", default="nobody")
 
@@ -373,12 +399,147 @@ def test_what_has_come_for_who_is_cancelled_before_he_has_it_is_given_back(path,
             while not desk.done:
                 time.sleep(0.001)
             if fetched:
-                desk._fetch()
+                desk.fetch()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
             while [task.status for task in await store.tasks.find_all()] != [TaskStatus.PENDING]:
                 await asyncio.sleep(0.001)
+
+    run(main())
+
+
+@pytest.mark.parametrize("finished", [True, False], ids=["when it is done", "while it runs"])
+def test_what_was_taken_for_a_loop_that_is_closed_is_given_back(path, finished):
+    gate = Gate()
+
+    async def begin() -> tuple[AsyncStore, str]:
+        store = await AsyncStore.open(path)
+        scout = await store.agents.register("scout")
+        await store.tasks.enqueue("t")
+        claim = store._of.tasks.claim
+        store._of.tasks.claim = lambda agent: (claim(agent), gate())[0]  # type: ignore[method-assign]
+        return store, scout.id
+
+    async def given_back(store: AsyncStore) -> None:
+        while [task.status for task in await store.tasks.find_all()] != [TaskStatus.PENDING]:
+            await asyncio.sleep(0.001)
+        await store.close()
+
+    loop = asyncio.new_event_loop()
+    store, scout = loop.run_until_complete(begin())
+    claiming = loop.create_task(store.tasks.claim(scout))
+    loop.run_until_complete(asyncio.sleep(0))
+    assert gate.entered.wait(5)
+    desk = store._crew._desks[loop]
+    if finished:
+        gate.open()
+        while not desk._rung:
+            time.sleep(0.001)
+    loop.close()
+    gate.open()
+    run(given_back(store))
+    claiming._log_destroy_pending = False  # or else asyncio says of it that it was
+
+
+def test_what_is_on_its_way_to_who_is_cancelled_is_given_back_before_the_store_closes(path, monkeypatch):
+    async def main():
+        store = await AsyncStore.open(path)
+        scout = await store.agents.register("scout")
+        await store.tasks.enqueue("t")
+        with monkeypatch.context() as slow:
+            slow.setattr(crew.Desk, "fetch", lambda desk: None)
+            claiming = asyncio.create_task(store.tasks.claim(scout))
+            await asyncio.sleep(0)
+            while not store._crew._desk().done:
+                time.sleep(0.001)
+            claiming.cancel()
+            closing = asyncio.create_task(store.close())
+            while not store._of._closed:
+                await asyncio.sleep(0.001)
+        with pytest.raises(asyncio.CancelledError):
+            await claiming
+        await closing
+        with Store.open(path) as again:
+            assert [task.status for task in again.tasks.find_all()] == [TaskStatus.PENDING]
+
+    run(main())
+
+
+def test_giving_back_may_fail_in_any_way(path, monkeypatch):
+    async def main():
+        async with AsyncStore.open(path) as store:
+            scout = await store.agents.register("scout")
+            for error in (ValueError("no"), KeyboardInterrupt(), asyncio.CancelledError()):
+                gate = Gate()
+
+                def claim(agent: Any, gate: Gate = gate) -> list[Any]:
+                    gate()
+                    return []
+
+                def release(taken: Any, error: BaseException = error) -> None:
+                    raise error
+
+                monkeypatch.setattr(store._of.tasks, "claim", claim)
+                monkeypatch.setattr(store._of.tasks, "release_many", release)
+                claiming = asyncio.create_task(store.tasks.claim(scout))
+                await gate.wait()
+                claiming.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await claiming
+                gate.open()
+                assert await asyncio.wait_for(store.tasks.count(), 5) == 0
+                await asyncio.wait_for(store.config.set("k", 1), 5)  # the thread goes on
+
+    run(main())
+
+
+@pytest.mark.parametrize("moment", ["before its turn", "while it begins", "when it has begun"])
+def test_what_was_begun_for_who_is_cancelled_is_ended(path, monkeypatch, moment):
+    """A schedule of backups has a thread of its own."""
+
+    async def main():
+        async with AsyncStore.open(path) as store:
+            schedule = store.backups.schedule(3600)
+            gate = Gate()
+            begin = type(schedule._of).__enter__
+
+            def slowly(of: Any) -> Any:
+                begun = begin(of)
+                gate()
+                return begun
+
+            monkeypatch.setattr(type(schedule._of), "__enter__", slowly)
+            entering = asyncio.create_task(schedule.__aenter__())
+            if moment != "before its turn":
+                await gate.wait()
+            if moment == "when it has begun":
+                gate.open()
+                while not store._crew._desk().done:
+                    time.sleep(0.001)
+            entering.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await entering
+            gate.open()
+            assert await store.check() == []
+            while any(thread.name == "ruv-swarm-backups" for thread in threading.enumerate()):
+                await asyncio.sleep(0.001)
+
+    run(main())
+
+
+def test_what_was_begun_ends_before_the_store_does(path):
+    async def main():
+        async with AsyncStore.open(path) as store:
+            late = store.backups.schedule(3600)
+            async with store.backups.schedule(3600), store.metrics.buffer(seconds=None) as buffer:
+                await buffer.record("n", 1.0)
+                await store.close()
+                assert not any(thread.name == "ruv-swarm-backups" for thread in threading.enumerate())
+            with pytest.raises(Closed):
+                await late.__aenter__()
+        with Store.open(path) as again:
+            assert again.metrics.count() == 1
 
     run(main())
 
@@ -573,6 +734,23 @@ def test_closing_waits_for_what_was_asked_for_and_refuses_what_comes_later(path)
     run(main())
 
 
+def test_each_who_comes_too_late_gets_an_error_of_his_own(path):
+    async def main():
+        store = await AsyncStore.open(path)
+        await store.close()
+        refused = []
+        for _ in range(3):
+            with pytest.raises(Closed) as caught:
+                await store.config.get("k")
+            refused.append((id(caught.value), len(caught.traceback)))
+            kept.append(caught.value)
+        assert len({known for known, _ in refused}) == 3
+        assert len({depth for _, depth in refused}) == 1
+
+    kept: list[Closed] = []
+    run(main())
+
+
 def test_one_that_is_dropped_open_warns_and_lets_go(path):
     async def main():
         store = await AsyncStore.open(path)
@@ -670,6 +848,38 @@ def test_without_threads_it_works_inline(path):
         with pytest.raises(Closed):
             await store.config.get("k")
         assert threads() in ([], ["store-sentinel"])
+
+    run(main())
+
+
+@pytest.mark.parametrize("verb", ["claim", "wait"])
+def test_without_threads_what_is_taken_is_stored_or_given_back(path, verb):
+    fails: list[BaseException] = []
+    flushed = 0
+
+    async def flush() -> None:
+        nonlocal flushed
+        await asyncio.sleep(0)
+        if fails:
+            raise fails.pop()
+        flushed += 1
+
+    async def main():
+        async with AsyncStore(Inline(flush), Store.open(path)) as store:
+            scout = await store.agents.register("scout")
+            await store.tasks.enqueue("t")
+            take = getattr(store.tasks, verb)
+            taking = asyncio.create_task(take(scout))
+            await asyncio.sleep(0)
+            taking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await taking
+            fails.append(StoreError("the disk is full"))
+            with pytest.raises(StoreError, match="full"):
+                await take(scout)
+            before = flushed
+            assert (await take(scout)).retry_count == 0
+            assert flushed == before + 1
 
     run(main())
 

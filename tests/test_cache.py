@@ -6,9 +6,10 @@ import os
 import pkgutil
 import re
 import sqlite3
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from sqlalchemy import Delete, Executable, Insert, MetaData, Select, Table, Update, delete, insert, select, text, update
 
 import ruv_swarm_store
-from ruv_swarm_store import Store
+from ruv_swarm_store import Agent, Store
 from ruv_swarm_store.engines import Executor
 from ruv_swarm_store.engines.changes import ANYTHING, Changes, effects, key_of, noting, rough_effects
 from ruv_swarm_store.engines.sqlite.connections import Writer
@@ -63,6 +64,15 @@ def test_of_every_statement_it_is_known_what_it_changes() -> None:
     assert len(found) > 100
     assert [name for name, statement in found.items() if ANYTHING in effects(statement)] == []
     assert [name for name, statement in found.items() if isinstance(statement, Select) == bool(effects(statement))] == []
+
+
+def test_of_rows_that_are_returned_it_is_known_which_they_are() -> None:
+    """However their columns are called."""
+    found = [
+        (name, effect) for name, statement in constants() if name.endswith((".upsert", "config._SET")) for effect in effects(statement)
+    ]
+    assert len(found) > 3
+    assert [name for name, effect in found if effect.returned is None] == []
 
 
 def test_no_statement_gives_a_row_another_key() -> None:
@@ -171,6 +181,16 @@ def test_a_writer_looks_for_those_who_only_read(store: Store, path: Path) -> Non
     assert cache.stats().size == 0
 
 
+def test_nobody_looks_on_behalf_of_a_cache_that_is_gone(store: Store) -> None:
+    store.agents.cached(probe=0.0001).close()
+    cache = store.agents.cached(ttl=NEVER, probe=NEVER)
+    cache.get("a")
+    time.sleep(0.001)
+    looked = store._engine.caches.looked
+    store.config.set("k", 1)
+    assert store._engine.caches.looked == looked
+
+
 def test_a_lost_connection_is_made_anew(postgresql: Any) -> None:
     import psycopg
 
@@ -187,6 +207,52 @@ def test_a_lost_connection_is_made_anew(postgresql: Any) -> None:
             time.sleep(0.05)
             assert cache.get("a").version == version
             assert any(cache.get("a") is cache.get("a") for _ in range(50))  # it can tell again that nobody has committed
+
+
+@pytest.fixture
+def standby(postgresql: Any) -> Iterator[tuple[str, str]]:
+    """The addresses of a store and of its copy, which a second server keeps up to date."""
+    import pg_server
+
+    if not isinstance(postgresql, pg_server.Own):
+        pytest.skip(f"the server in {pg_server.YOURS} has no standby of ours")
+    primary = pg_server.Server(quick=False)
+    try:
+        data, control = str(primary.directory / "standby"), pg_server.program("pg_ctl")
+        Store.open(primary.url()).close()
+        primary._call(pg_server.program("pg_basebackup"), "-D", data, "-d", primary.url(), "-R", "-X", "stream", "-c", "fast", "--no-sync")
+        primary._call(control, "start", "-D", data, "-l", f"{data}.log", "-o", "-p 5433", "-w", "-s")
+        try:
+            yield primary.url(), primary.url(port="5433")
+        finally:
+            primary._call(control, "stop", "-D", data, "-m", "immediate", "-w", "-s")
+    finally:
+        primary.close()
+
+
+def test_on_a_standby_what_was_replayed_is_seen(standby: tuple[str, str]) -> None:
+    """Its snapshots do not list what runs on the primary: that the middle one of three has ended does not show in them."""
+    import psycopg
+
+    address, copy = standby
+    replayed = "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn"
+    with Store.open(address) as primary, Store.open(copy, migrate=False, read_only=True) as store:
+        for id in "abc":
+            primary.agents.register("worker", id=id)
+        cache = store.agents.cached(ttl=NEVER, probe=0)
+        with psycopg.connect(address) as a, psycopg.connect(address) as b, psycopg.connect(address) as c, psycopg.connect(copy) as look:
+            look.autocommit = True
+            for id, writer in (("a", a), ("b", b), ("c", c)):
+                writer.execute("UPDATE agents SET version = 2 WHERE id = %s", [id])
+            for id, writer in (("c", c), ("b", b), ("a", a)):
+                writer.commit()
+                end = writer.execute("SELECT pg_current_wal_flush_lsn()").fetchone()
+                writer.commit()
+                while look.execute(replayed, end).fetchone() != (True,):
+                    time.sleep(0.001)
+                assert cache.get(id).version == 2
+                for other in "ab":
+                    cache.get(other)
 
 
 def test_a_migration_takes_everything(store: Store) -> None:
@@ -258,6 +324,88 @@ def test_an_interrupt_loses_nothing_that_is_told_only_once(store: Store, path: P
                 cache.get("a")
         monkeypatch.setattr(where, lost, plain)
         assert cache.get("a") == store.agents.get("a") != changed
+
+
+def at_each_step(do: Callable[[], object], strike: Callable[[], object]) -> Iterator[bool]:
+    """Does it again and again, with a strike just as the first function of what notes and tells is called or returns, then the second...
+
+    Those are the points at which Python lets signal handlers and finalisers run. Yields whether what was done has ended well.
+    """
+    do()  # once for all that is done only once
+    for step in itertools.count():
+        left = step
+
+        def trace(frame: Any, event: str, _: Any) -> Any:
+            nonlocal left
+            if event != "line" and Path(frame.f_code.co_filename).name in {"cache.py", "caches.py", "changes.py", "connections.py"}:
+                left -= 1
+                if left == -1:
+                    strike()
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            do()
+            ended = True
+        except KeyboardInterrupt:
+            ended = False
+        finally:
+            sys.settrace(before)
+        if left >= 0:
+            assert step > 10
+            return
+        yield ended
+
+
+@pytest.mark.parametrize("write", ["alone", "returning", "deleting", "in a transaction"])
+def test_whenever_an_interrupt_strikes_what_was_committed_is_seen(store: Store, write: str) -> None:
+    cache = store.agents.cached(ttl=NEVER, probe=NEVER)
+    status = itertools.cycle(["busy", "idle"])
+
+    def change() -> None:
+        if write == "alone":
+            store.agents.heartbeat("a")
+        elif write == "returning":
+            store.agents.set_status("a", next(status))
+        elif write == "deleting":
+            store.agents.delete("a")
+        else:
+            with store.transaction() as work:
+                work.agents.set_status("a", next(status))
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    for _ in at_each_step(change, interrupt):
+        assert cache.find_by_id("a") == store.agents.find_by_id("a")
+        if write == "deleting":
+            store.agents.upsert(Agent("a", "worker", 1, 1))
+            cache.get("a")
+
+
+def test_who_reads_in_the_middle_of_a_look_sees_what_it_finds(store: Store, path: Path) -> None:
+    """As a signal handler does."""
+    cache = store.agents.cached(ttl=NEVER, probe=0)
+    status = itertools.cycle(["busy", "idle"])
+    with Store.open(path) as other:
+        changed = other.agents.get("a")
+
+        def read() -> None:
+            nonlocal changed
+            changed = other.agents.set_status("a", next(status))
+            cache.get("a")
+
+        def handle() -> None:
+            found = store.agents.get("a")
+            if cache.get("a") != found:
+                late.append(found)
+
+        late: list[Agent] = []
+        for ended in at_each_step(read, handle):
+            assert ended
+            assert late == []
+            assert cache.get("a") == changed
 
 
 # Forks

@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from ruv_swarm_store.engines.postgresql.metering import POOL
 from ruv_swarm_store.engines.sqlite.connections import Reader, Writer
 from ruv_swarm_store.engines.sqlite.metering import PROCESSES, THREADS
 from ruv_swarm_store.errors import Unsupported
-from ruv_swarm_store.monitor import Timing, verbs
+from ruv_swarm_store.monitor import PerformanceMonitor, Timing, verbs
 from ruv_swarm_store.monitor.report import size, span
 from ruv_swarm_store.store import Repositories
 
@@ -139,13 +140,13 @@ def test_while_it_is_off_nothing_is_in_the_way(path: Path) -> None:
     with Store.open(path) as store:
         store.tasks.count()
         engine: Any = store._engine
-        plain = type(engine._writer), type(engine._lock), type(store), store._begin.func, {**vars(store)}.keys()  # type: ignore[attr-defined]
+        plain = type(engine._writer), type(engine._lock), type(store), store._beginning.now.func, {**vars(store)}.keys()  # type: ignore[attr-defined]
         store.monitor.start()
         store.tasks.count()
         assert type(engine._writer) is not plain[0]
         store.monitor.stop()
         assert plain[0] is Writer
-        assert (type(engine._writer), type(engine._lock), type(store), store._begin.func) == plain[:4]  # type: ignore[attr-defined]
+        assert (type(engine._writer), type(engine._lock), type(store), store._beginning.now.func) == plain[:4]  # type: ignore[attr-defined]
         assert {type(reader) for reader in engine._readers} == {Reader}
         assert type(store.tasks).claim is Store.tasks.func(store).claim.__func__  # type: ignore[attr-defined]
 
@@ -191,6 +192,40 @@ def test_beyond_a_number_of_statements_they_are_counted_together(store: Store, m
     assert len(counts(store)) <= 11
 
 
+def test_reset_forgets_names_too(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metering, "MOST", 300)  # verbs have names from the start
+    for round_ in range(2):
+        for n in range(300):
+            store.execute(select(literal_column(f"{round_} + {n}")))
+            with store.monitor.track(f"own {round_} {n}"):
+                store.tasks.count()
+        store.monitor.reset()
+    store.execute(select(literal_column("7")))
+    store.tasks.count()
+    with store.monitor.track("own"):
+        pass
+    assert sorted(row.name[:12] for row in store.monitor.snapshot().statements) == ["SELECT 7", "SELECT count"]
+    assert counts(store) == {"own": 1, "execute": 1, "tasks.count": 1}
+
+
+def test_threads_that_ask_at_the_same_time_get_one_monitor(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both, plain, found = threading.Barrier(2), PerformanceMonitor.__init__, []
+
+    def make(monitor: PerformanceMonitor, *given: Any) -> None:
+        plain(monitor, *given)
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.2)  # in vain where only one gets here
+
+    monkeypatch.setattr(PerformanceMonitor, "__init__", make)
+    with Store.open(path) as store:
+        threads = [threading.Thread(target=lambda: found.append(store.monitor)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [monitor is store.monitor for monitor in found] == [True, True]
+
+
 # A child process
 
 
@@ -208,6 +243,20 @@ def test_a_forked_child_counts_for_itself(store: Store) -> None:
     store.tasks.enqueue("t")
     assert join() == repr(({}, ["tasks.count", "tasks.enqueue"], [1, 1], True))
     assert counts(store) == {"tasks.enqueue": 2}
+
+
+def test_a_forked_child_begins_at_nothing_though_it_was_off(store: Store) -> None:
+    store.tasks.enqueue("t")
+    store.monitor.stop()
+
+    def job() -> Any:
+        before = counts(store)
+        store.monitor.start()
+        store.tasks.enqueue("t")
+        return before, counts(store)
+
+    assert fork(job)() == repr(({}, {"tasks.enqueue": 1}))
+    assert counts(store) == {"tasks.enqueue": 1}
 
 
 # How it is shown

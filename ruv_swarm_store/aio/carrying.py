@@ -30,18 +30,13 @@ async def carry_out(crew: Crew | Inline, lane: Doing, verb: Coroutine[Any, Any, 
     Cancelled while it waits, it has taken nothing; while it looks, that is taken back by `undo`.
     """
     if isinstance(crew, Inline):
-        return await verb
+        return await crew.keep(await verb, undo)
     assert crew.pause is not None
     take_back = None if undo is None else partial(_take_back, undo)
     step = partial(_step, verb)
     try:
         while True:
-            job = lane.do(step, take_back)
-            try:
-                came = await job
-            except asyncio.CancelledError:
-                lane.forgo(job, take_back)
-                raise
+            came = await lane.take(step, take_back)
             if isinstance(came, _End):
                 return came.value
             if came.seconds > 0:

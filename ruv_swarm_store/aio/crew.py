@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import Context, copy_context
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, Protocol
 
@@ -34,7 +35,9 @@ TICK = 0.005
 
 Call = Callable[[], Any]
 Undo = Callable[[Any], object]
-"""Takes back what came of a job whose caller was cancelled meanwhile. It runs where jobs do."""
+"""Takes back what came of a job whose caller is gone. It runs where jobs do."""
+Refusal = Callable[[], StoreError]
+"""Makes the error that who comes too late gets."""
 
 
 class Desk:
@@ -55,26 +58,32 @@ class Desk:
     def took(self) -> None:
         """Notes that a job of this loop was taken."""
         self.under_way += 1
-        if not self._ticking:
+        if not self._ticking and not self.loop.is_closed():
             self._ticking = True
             self.loop.call_later(TICK, self._tick)
 
     def ring(self) -> None:
         """Has the loop fetch what is done; from any thread."""
-        if not self._rung:
+        if not self._rung or self.loop.is_closed():
             self._rung = True
-            with suppress(RuntimeError):  # the loop is closed, and nobody waits
-                self.loop.call_soon_threadsafe(self._fetch)
+            try:
+                self.loop.call_soon_threadsafe(self.fetch)
+            except RuntimeError:  # the loop is closed
+                self.fetch()
 
-    def _fetch(self) -> None:
+    def fetch(self) -> None:
+        """Hands over what is done, and has taken back what nobody waits for; in the loop's thread, or any other once it is closed."""
         self._rung = False  # first: what is done from here on rings again
-        done = self.done
-        while done:
-            job, value, error = done.popleft()
+        done, closed = self.done, self.loop.is_closed()
+        while True:
+            try:
+                job, value, error = done.popleft()
+            except IndexError:
+                return
             self.under_way -= 1
-            if job.future.done():
+            if closed or job.future.done():
                 if error is None and job.undo is not None:
-                    job.lane.take_back(job.undo, value)
+                    job.lane.take_back(self, job.undo, value)
             elif error is None:
                 job.future.set_result(value)
             elif isinstance(error, StopIteration):  # no future takes one
@@ -84,9 +93,22 @@ class Desk:
             else:
                 job.future.set_exception(error)
 
+    def settle(self) -> None:
+        """Takes back, at once, what is done and nobody waits for, while no thread is at work any more; the rest is there to be fetched."""
+        closed = self.loop.is_closed()
+        for _ in range(len(self.done)):
+            with suppress(IndexError):  # fetched meanwhile
+                job, value, error = self.done.popleft()
+                if error is None and job.undo is not None and (closed or job.future.done()):
+                    undo, job.undo = job.undo, None
+                    _undo(undo, value)
+                self.done.append((job, value, error))
+        if self.done:
+            self.ring()
+
     def _tick(self) -> None:
         # What a thread has done is not handed back before it is through with what it does next, and that may wait for a lock.
-        self._fetch()
+        self.fetch()
         self._ticking = self.under_way > 0
         if self._ticking:
             for lane in self._lanes():
@@ -111,12 +133,12 @@ class _Job:
 class Doing(Protocol):
     """What does jobs."""
 
-    def do(self, call: Call, undo: Undo | None = None) -> Awaitable[Any]:
+    def do(self, call: Call) -> Awaitable[Any]:
         """Does a job; to be awaited at once."""
         ...
 
-    def forgo(self, job: Awaitable[Any], undo: Undo | None) -> None:
-        """Takes back what came of a job whose caller was cancelled while awaiting it."""
+    async def take(self, call: Call, undo: Undo | None) -> Any:
+        """Does a job; what came of it is taken back when its caller is cancelled before he has it."""
         ...
 
 
@@ -140,47 +162,52 @@ class Lane:
         """How many had when `look` was last called."""
         self._active = 0
         """How many threads are at work."""
-        self._refusal: StoreError | None = None
+        self._turns = 0
+        """How often one was put to work."""
+        self._newest = 0
+        """The turn of the one that was put to work last; 0 when it has gone through all there was."""
+        self._refusal: Refusal | None = None
         self._renew()
 
     def _renew(self) -> None:
         self._lock = threading.RLock()  # a store that is dropped may be let go of in the middle of anything
-        self._bell: SimpleQueue[bool] = SimpleQueue()
-        """True for each thread that is to go to work, False for each that is to end."""
+        self._bell: SimpleQueue[int] = SimpleQueue()
+        """For each thread that is to go to work its turn, 0 for each that is to end."""
 
-    def do(self, call: Call, undo: Undo | None = None) -> Awaitable[Any]:
-        """Has a thread call it; await what this returns.
+    def do(self, call: Call) -> asyncio.Future[Any]:
+        """Has a thread call it; await what this returns. Raises `Closed` when this has ended."""
+        return self._begin(call, None).future
 
-        With `undo`, what came of it is taken back when its caller is cancelled while it runs. Raises `Closed` when this has ended.
-        """
-        if self._refusal is not None:
-            raise self._refusal
-        desk = self._desk()
-        job = _Job(self, desk, call, undo)
-        self._put(job)
-        desk.took()
-        return job.future
-
-    def forgo(self, job: Awaitable[Any], undo: Undo | None) -> None:
-        """For a caller who is cancelled while awaiting what `do` returned: takes back what he will not get, if it is there already."""
-        assert isinstance(job, asyncio.Future)
-        if undo is not None and job.done() and not job.cancelled() and job.exception() is None:
-            self.take_back(undo, job.result())
-
-    def take_back(self, undo: Undo, value: Any) -> None:
-        """Undoes what came of a job whose caller was cancelled when it had ended already."""
-        desk = self._desk()
+    async def take(self, call: Call, undo: Undo | None) -> Any:
+        """`do`; what came of it `undo` takes back when its caller is cancelled, or his loop closed, before he has it."""
+        job = self._begin(call, undo)
+        future = job.future
         try:
-            self._put(_Job(self, desk, lambda: _undo(undo, value), None))
+            return await future
+        except BaseException:
+            if undo is not None and future.done() and not future.cancelled() and future.exception() is None:
+                self.take_back(job.desk, undo, future.result())  # it was on its way to him
+            raise
+
+    def take_back(self, desk: Desk, undo: Undo, value: Any) -> None:
+        """Undoes what came of a job that had ended when its caller was gone."""
+        try:
+            self._begin(partial(_undo, undo, value), None, desk)
         except StoreError:  # it takes no more jobs
             _undo(undo, value)
-        else:
-            desk.took()
+
+    def _begin(self, call: Call, undo: Undo | None, desk: Desk | None = None) -> _Job:
+        if self._refusal is not None:
+            raise self._refusal()
+        job = _Job(self, desk or self._desk(), call, undo)
+        self._put(job)
+        job.desk.took()
+        return job
 
     def _put(self, job: _Job) -> None:
         with self._lock:
             if self._refusal is not None:
-                raise self._refusal
+                raise self._refusal()
             self._jobs.append(job)
             if not self._active or (self.eager and self._active < self.most):
                 self._engage()
@@ -206,14 +233,16 @@ class Lane:
                 raise
             self._threads.append(thread)
         self._active += 1
-        self._bell.put(True)
+        self._turns += 1
+        self._newest = self._turns
+        self._bell.put(self._turns)
 
     def _work(self) -> None:
-        while self._bell.get():
-            self._go_through()
+        while turn := self._bell.get():
+            self._go_through(turn)
 
-    def _go_through(self) -> None:
-        jobs, since = self._jobs, 0.0
+    def _go_through(self, turn: int) -> None:
+        jobs, since, now = self._jobs, 0.0, time.monotonic()
         desks: set[Desk] = set()
         while True:
             try:
@@ -223,16 +252,25 @@ class Lane:
                 with self._lock:
                     if not jobs:
                         self._active -= 1
+                        if turn == self._newest:
+                            self._newest = 0
                         return
                 continue
             self._do(job)
-            now = time.monotonic()
+            before, now = now, time.monotonic()
             if not desks:
                 since = now
             desks.add(job.desk)
             del job  # whoever waits for it may let go of it
             if now - since > LINGER:
                 _ring(desks)
+            if turn < self._newest and not self.eager and now - before < LINGER:
+                # A newer one is at it, and together they would only keep each other from Python.
+                _ring(desks)
+                with self._lock:
+                    if turn < self._newest:
+                        self._active -= 1
+                        return
 
     def _do(self, job: _Job) -> None:
         value, error = None, None
@@ -242,25 +280,24 @@ class Lane:
             self._began += 1
             try:
                 value = job.context.run(job.call)
-            except BaseException as raised:
-                error = raised
-            else:
                 if job.undo is not None and job.future.cancelled():
                     undo, job.undo = job.undo, None
                     _undo(undo, value)
+            except BaseException as raised:
+                error = raised
         job.desk.done.append((job, value, error))
         del job, value, error  # the traceback of an error keeps this frame
 
-    def dismiss(self, refusal: StoreError) -> list[threading.Thread]:
+    def dismiss(self, refusal: Refusal) -> list[threading.Thread]:
         """Takes no more jobs; the threads, which end when those there are have been done."""
         with self._lock:
             self._refusal = self._refusal or refusal
             threads, self._threads = self._threads, []
             for _ in threads:
-                self._bell.put(False)
+                self._bell.put(0)
         return threads
 
-    def disown(self, refusal: StoreError) -> None:
+    def disown(self, refusal: Refusal) -> None:
         """In a forked child, which has none of the threads: refuses every job."""
         self._renew()
         self._jobs.clear()
@@ -277,14 +314,42 @@ def _ring(desks: set[Desk]) -> None:
 def _undo(undo: Undo, value: Any) -> None:
     try:
         undo(value)
-    except Exception as error:
-        log.debug("what a cancelled call had taken was not given back: %s", error)  # its lease runs out by itself
+    except BaseException as error:
+        log.warning("what a call had taken whose caller was gone was not given back: %r", error)  # its lease runs out by itself
+        if not isinstance(error, Exception):
+            raise
 
 
-class Crew:
+class _Keeper:
+    """Knows what was begun and is to end before its store does."""
+
+    def __init__(self) -> None:
+        self._begun: set[Any] = set()
+
+    def begin(self, of: Any) -> None:
+        """Enters the `with` block of something."""
+        of.__enter__()
+        self._begun.add(of)
+
+    def finish(self, of: Any, *raised: Any) -> None:
+        """Leaves it."""
+        self._begun.discard(of)
+        of.__exit__(*(raised or (None, None, None)))
+
+    def finish_all(self) -> None:
+        """Leaves all that are left; what keeps one from ending well is logged."""
+        for of in list(self._begun):
+            try:
+                self.finish(of)
+            except StoreError as error:
+                log.warning("%r was ended when its store was closed: %s", of, error)
+
+
+class Crew(_Keeper):
     """Who does a store's work: one thread that writes, a few that read, and some for errands that take long."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._desks: dict[asyncio.AbstractEventLoop, Desk] = {}
         self._last: Desk | None = None
         self._lock = threading.Lock()
@@ -310,14 +375,16 @@ class Crew:
         if last is not None and last.loop is loop:
             return last
         with self._lock:
-            self._desks = {known: desk for known, desk in self._desks.items() if not known.is_closed()}
+            left = [self._desks.pop(known) for known in list(self._desks) if known.is_closed()]
             self._last = desk = self._desks.setdefault(loop, Desk(loop, self._lanes))
+        for closed in left:
+            closed.fetch()
         return desk
 
     def _lanes(self) -> Iterable[Lane]:
         return {lane.name: lane for lane in (self.writing, self.reading, self.errands)}.values()
 
-    async def end(self, refusal: StoreError, then: Callable[[], object]) -> None:
+    async def end(self, refusal: Refusal, then: Callable[[], object]) -> None:
         """Takes no more jobs, and when those there are have been done calls `then`; returns when that has."""
         with self._lock:
             if self._ending is None:
@@ -333,17 +400,20 @@ class Crew:
             if ended.done():
                 thread.join()  # it was the last thing it did
 
-    def _end(self, ended: Future[None], refusal: StoreError, then: Callable[[], object]) -> None:
+    def _end(self, ended: Future[None], refusal: Refusal, then: Callable[[], object]) -> None:
         try:
             for thread in [thread for lane in self._lanes() for thread in lane.dismiss(refusal)]:
                 thread.join()
+            for desk in list(self._desks.values()):
+                desk.settle()
+            self.finish_all()
             then()
         except BaseException as error:
             ended.set_exception(error)
         else:
             ended.set_result(None)
 
-    def drop(self, refusal: StoreError) -> None:
+    def drop(self, refusal: Refusal) -> None:
         """Takes no more jobs, and leaves the threads to end by themselves."""
         for lane in self._lanes():
             lane.dismiss(refusal)
@@ -351,25 +421,39 @@ class Crew:
     def disown(self) -> None:
         """In a forked child: refuses every job."""
         for lane in self._lanes():
-            lane.disown(StoreError("this store belongs to the parent process, whose threads do its work", hint="Open another in the child"))
+            lane.disown(_not_here)
 
 
-class Inline:
+def _not_here() -> StoreError:
+    return StoreError("this store belongs to the parent process, whose threads do its work", hint="Open another in the child")
+
+
+class Inline(_Keeper):
     """Does jobs at once, where there are no threads; what was committed is stored as promised when they are done."""
 
     def __init__(self, flush: Callable[[], Awaitable[object]] | None) -> None:
         """`flush` is awaited after each job, where that is what `durability` promises."""
+        super().__init__()
         self._flush = flush
         self.writing = self.reading = self.errands = self
 
-    def forgo(self, job: Awaitable[Any], undo: Undo | None) -> None:
-        """Does nothing: what is done at once is not cancelled."""
-
-    async def do(self, call: Call, undo: Undo | None = None) -> Any:
+    async def do(self, call: Call) -> Any:
         """Calls it."""
-        value = call()
+        return await self.keep(call(), None)
+
+    async def take(self, call: Call, undo: Undo | None) -> Any:
+        """`do`; what came of it `undo` takes back when its caller is cancelled while it is stored, or it cannot be."""
+        return await self.keep(call(), undo)
+
+    async def keep(self, value: Any, undo: Undo | None) -> Any:
+        """Returns what came of a job when what it committed is stored."""
         if self._flush is not None:
-            await self._flush()
+            try:
+                await self._flush()
+            except BaseException:
+                if undo is not None:
+                    _undo(undo, value)
+                raise
         return value
 
 

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from ruv_swarm_store.aio.carrying import Feed, carry_out, feed, steps_of
 from ruv_swarm_store.aio.crew import Crew, Inline, Undo
-from ruv_swarm_store.errors import InvalidValue
+from ruv_swarm_store.errors import Closed, InvalidValue
 
 Lane = Literal["writing", "reading", "errands"]
 """Who does it: the thread that writes, those that read, or those for what takes long."""
@@ -205,13 +205,7 @@ def _verb(recipe: Recipe, name: str, member: Any) -> Any:
     async def taking(self: Any, *args: Any, **kwargs: Any) -> Any:
         assert undo is not None
         take_back = undo(self._of, args, kwargs)
-        doing = getattr(self._crew, lane)
-        job = doing.do(partial(getattr(self._of, name), *args, **kwargs), take_back)
-        try:
-            return await job
-        except asyncio.CancelledError:
-            doing.forgo(job, take_back)
-            raise
+        return await getattr(self._crew, lane).take(partial(getattr(self._of, name), *args, **kwargs), take_back)
 
     async def giving(self: Any, *args: Any, **kwargs: Any) -> Any:
         return derived(self._crew, await verb(self, *args, **kwargs))
@@ -308,7 +302,8 @@ def _hold(recipe: Recipe, name: str, member: Any) -> Any:
 
 def _enter(recipe: Recipe) -> Any:
     async def enter(self: Any) -> Any:
-        await getattr(self._crew, recipe.lane).do(self._of.__enter__)
+        crew, of = self._crew, self._of
+        await getattr(crew, recipe.lane).take(partial(crew.begin, of), lambda _: crew.finish(of))
         return self
 
     return enter
@@ -316,8 +311,11 @@ def _enter(recipe: Recipe) -> Any:
 
 def _exit(recipe: Recipe) -> Any:
     async def leave(self: Any, kind: Any, error: Any, trace: Any) -> None:
+        try:
+            ending = getattr(self._crew, recipe.lane).do(partial(self._crew.finish, self._of, kind, error, trace))
+        except Closed:  # the store has ended, and this with it
+            return
         # Whoever is cancelled here does not wait for it to end; it ends all the same.
-        ending = getattr(self._crew, recipe.lane).do(partial(self._of.__exit__, kind, error, trace))
         await (asyncio.shield(ending) if isinstance(ending, asyncio.Future) else ending)
 
     return leave

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from types import TracebackType
 from typing import Any, Self
@@ -13,7 +13,7 @@ from typing import Any, Self
 from sqlalchemy import Executable, Row, SelectBase
 
 import ruv_swarm_store.aio.nouns  # noqa: F401 - makes them
-from ruv_swarm_store.aio.crew import Crew, Inline
+from ruv_swarm_store.aio.crew import Crew, Inline, Refusal
 from ruv_swarm_store.aio.deriving import Recipe, derive
 from ruv_swarm_store.engines import IN_BROWSER
 from ruv_swarm_store.errors import Closed
@@ -83,12 +83,13 @@ class AsyncStore(_Verbs):  # type: ignore[misc,valid-type]
         """
         self._closed = True
         if isinstance(self._crew, Inline):
+            self._crew.finish_all()
             await self._of.close_async()
         else:
             await self._crew.end(self._refusal(), self._of.close)
 
-    def _refusal(self) -> Closed:
-        return Closed(f"the store at {self._of.address} is closed", hint="Open it again with AsyncStore.open")
+    def _refusal(self) -> Refusal:
+        return partial(Closed, f"the store at {self._of.address} is closed", hint="Open it again with AsyncStore.open")
 
     async def __aenter__(self) -> Self:
         return self
@@ -123,14 +124,9 @@ class Opening:
             return AsyncStore(Inline(store.flush if self._options.get("durability") == "full" else None), store)
         crew = Crew()
         try:
-            job = crew.writing.do(lambda: Store.open(self._address, **self._options), Store.close)
-            try:
-                store = await job
-            except asyncio.CancelledError:
-                crew.writing.forgo(job, Store.close)
-                raise
+            store = await crew.writing.take(lambda: Store.open(self._address, **self._options), Store.close)
         except BaseException:
-            crew.drop(Closed("the store was not opened"))
+            crew.drop(partial(Closed, "the store was not opened"))
             raise
         crew.equip(store.capabilities, store._engine.wait_async)
         return AsyncStore(crew, store)

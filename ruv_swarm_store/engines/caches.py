@@ -17,6 +17,8 @@ class Cache(Protocol):
 
     name: str
     """The table they are of."""
+    probe: float
+    """It has others' commits looked for when it is read, unless that was done so many seconds ago or less."""
 
     def forget(self, changes: Changes) -> None:
         """Lets go of what was changed. It comes from whoever has just committed that."""
@@ -43,7 +45,7 @@ class Engine(Protocol):
     """What this asks of an engine."""
 
     def note_changes(self, *, on: bool) -> None:
-        """Whether executors are to note what they change. Returns once nobody changes anything unnoted."""
+        """Whether executors are to note what they change. What is under way unnoted must look like others' commits."""
         ...
 
     def others_committed(self) -> bool:
@@ -61,14 +63,13 @@ class Caches:
         self.looked = float("-inf")
         """The time of the last look at others' commits (`time.monotonic`), all of which are known by now."""
         self._members: tuple[weakref.ref[Cache], ...] = ()
-        self._probe = float("inf")
-        """The shortest time after which one of them has a look taken."""
         self._start()
         _all.add(self)
 
     def _start(self) -> None:
         # A signal handler, or a finaliser, may read in the middle of a look.
         self._looking = threading.RLock()
+        self._amid = False
         self._joining = threading.RLock()
 
     def __iter__(self) -> Iterator[Cache]:
@@ -76,13 +77,12 @@ class Caches:
             if (cache := member()) is not None:
                 yield cache
 
-    def add(self, cache: Cache, probe: float) -> None:
-        """From now on it is told; it must be empty. It has a look taken every `probe` seconds at most, while it is read."""
+    def add(self, cache: Cache) -> None:
+        """From now on it is told; it must be empty."""
         engine = self._engine()
         assert engine is not None
         with self._joining:
             self._members = (*(member for member in self._members if member() is not None), weakref.ref(cache))
-            self._probe = min(self._probe, probe)
             self.noting = True
         engine.note_changes(on=True)  # without the lock: who holds the writer may be joining, too
 
@@ -113,21 +113,28 @@ class Caches:
         """Has them let go of everything if others may have committed since the last look, unless that was `probe` seconds ago or less."""
         engine = self._engine()
         with self._looking:
+            if self._amid:  # the answer is on its way to whoever was interrupted, and is not given again
+                self.clear()
+                return
             began = time.monotonic()
             if engine is None or began - self.looked <= probe:
                 return
             try:
+                self._amid = True
                 if engine.others_committed():
                     self.clear()
                 self.looked = began
             except BaseException:
-                self.clear()  # the answer may be lost, and is not given again
+                self.clear()  # the answer may be lost
                 raise
+            finally:
+                self._amid = False
 
     def look_early(self) -> None:
         """Looks before a reader has to, for whom it may be harder to tell others' commits from this store's."""
-        if time.monotonic() - self.looked > self._probe / 2:
-            self.look(self._probe / 2)
+        soon = min((cache.probe for cache in self), default=float("inf")) / 2
+        if time.monotonic() - self.looked > soon:
+            self.look(soon)
 
     def clear(self) -> None:
         """Has them let go of everything."""

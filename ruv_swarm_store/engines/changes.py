@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache
-from types import TracebackType
 from typing import Any, TypeVar
 
 from msgspec import Struct
@@ -21,6 +20,7 @@ from sqlalchemy import (
     Delete,
     Executable,
     Insert,
+    Label,
     SelectBase,
     Table,
     TextClause,
@@ -39,6 +39,7 @@ from ruv_swarm_store.engines.executor import NONE, Executor, Params
 from ruv_swarm_store.errors import Conflict, InvalidValue
 
 K = TypeVar("K", bound=Executor)
+R = TypeVar("R")
 
 
 class Changes:
@@ -62,16 +63,10 @@ class Changes:
         """The keys of rows that may be another now, or gone, or new, by table."""
 
     def settle(self) -> None:
-        """It was committed, or may have been."""
+        """It was committed, or may have been. Called again when an interrupt has kept it from ending, it tells all of it again."""
         if self.everything or self.tables or self.added or self.keys:
-            try:
-                self._tell(self)
-            except BaseException:  # an interrupt: nobody knows who has not been told
-                self.everything = True
-                self._tell(self)
-                raise
-            finally:
-                self.forget()
+            self._tell(self)
+            self.forget()
 
     def add(self, effect: Effect, keys: Collection[Any] | None) -> None:
         """Notes what a statement has done to rows with these keys, or to any."""
@@ -172,7 +167,8 @@ def _exact(statement: Insert | Update | Delete, table: Table, outermost: bool) -
     if (key := key_of(table)) is None:
         return made
     for index, column in enumerate(statement.returning_column_descriptions if outermost else ()):
-        if column["expr"] is key:
+        expression = column["expr"]
+        if (expression.element if isinstance(expression, Label) else expression) is key:
             return Effect(table.name, only_adds, reaches, adds_to, returned=index)
     where = statement.whereclause if isinstance(statement, (Update, Delete)) else None
     for criterion in _criteria(where):
@@ -250,33 +246,32 @@ def noting(kind: type[K]) -> type[K]:
         def run(self, statement: Executable, params: Params = NONE) -> Any:
             if not (does := effects(statement)):
                 return plain.run(self, statement, params)
-            with _noting(self, does) as note:
-                count = plain.run(self, statement, params)
-                for effect in does:
-                    if effect.returned is not None:
-                        note(effect, None)  # rows that it returns are not counted everywhere
-                    elif count:
-                        note(effect, effect.keys(params, ()))
-                return count
+
+            def keys(effect: Effect, count: int) -> Collection[Any] | None:
+                if effect.returned is not None:
+                    return None  # rows that it returns are not counted everywhere
+                return effect.keys(params, ()) if count else ()
+
+            return _noting(self, does, lambda: plain.run(self, statement, params), keys)
 
         def insert(self, insertion: Insertion, row: Sequence[Any]) -> Any:
-            with _noting(self, (does := added(insertion),)) as note:
-                number = plain.insert(self, insertion, row)
-                note(does, _keys_of(insertion, (row,), (number,)))
-                return number
+            return _noting(
+                self,
+                (added(insertion),),
+                lambda: plain.insert(self, insertion, row),
+                lambda _, number: _keys_of(insertion, (row,), (number,)),
+            )
 
         def insert_many(self, insertion: Insertion, rows: Sequence[Sequence[Any]]) -> Any:
-            with _noting(self, (does := added(insertion),)) as note:
-                numbers = plain.insert_many(self, insertion, rows)
-                note(does, _keys_of(insertion, rows, numbers))
-                return numbers
+            return _noting(
+                self,
+                (added(insertion),),
+                lambda: plain.insert_many(self, insertion, rows),
+                lambda _, numbers: _keys_of(insertion, rows, numbers),
+            )
 
         def execute(self, statement: Executable, params: Params = NONE) -> Any:
-            with _noting(self, does := rough_effects(statement)) as note:
-                rows = plain.execute(self, statement, params)
-                for effect in does:
-                    note(effect, None)
-                return rows
+            return _noting(self, rough_effects(statement), lambda: plain.execute(self, statement, params), lambda *_: None)
 
         def begin(self) -> None:
             if not self.depth:
@@ -288,8 +283,11 @@ def noting(kind: type[K]) -> type[K]:
             try:
                 plain.commit(self)
             finally:
-                if last:
-                    self.changes.settle()  # even if that failed: who knows what of it was done
+                if last:  # even if that failed: who knows what of it was done
+                    try:
+                        self.changes.settle()
+                    finally:
+                        self.changes.settle()  # an interrupt may have struck before the first had begun
 
         def unwind(self, level: int) -> None:
             plain.unwind(self, level)
@@ -302,31 +300,29 @@ def noting(kind: type[K]) -> type[K]:
 
 
 def _rows(plain: type[Executor], run: Any, does: Sequence[Effect], statement: Executable, params: Params) -> Sequence[Sequence[Any]]:
-    with _noting(run, does) as note:
-        rows = plain.all(run, statement, params)
+    return _noting(run, does, lambda: plain.all(run, statement, params), lambda effect, rows: effect.keys(params, rows))
+
+
+def _noting(run: Any, does: Sequence[Effect], act: Callable[[], R], keys: Callable[[Effect, R], Collection[Any] | None]) -> R:
+    """Runs a statement, and notes what it has done, or may have, to rows with these keys."""
+    changes: Changes = run.changes
+    try:
+        result = act()
         for effect in does:
-            note(effect, effect.keys(params, rows))
-        return rows
-
-
-class _noting:  # noqa: N801 - stands for a function
-    """Notes what a statement does, when it has, or may have."""
-
-    __slots__ = ("_does", "_run")
-
-    def __init__(self, run: Any, does: Sequence[Effect]) -> None:
-        self._run = run
-        self._does = does
-
-    def __enter__(self) -> Callable[[Effect, Collection[Any] | None], None]:
-        return self._run.changes.add  # type: ignore[no-any-return]
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if error is not None and not isinstance(error, (Conflict, InvalidValue)):  # that was refused; all may be done after an interrupt
-            for effect in self._does:
-                self._run.changes.add(effect, None)
-        if not self._run.depth:
-            self._run.changes.settle()
+            changes.add(effect, keys(effect, result))
+    except (Conflict, InvalidValue):  # that was refused
+        raise
+    except BaseException:  # an interrupt: all may be done
+        for effect in does:
+            changes.add(effect, None)
+        raise
+    finally:
+        if not run.depth:
+            try:
+                changes.settle()
+            finally:
+                changes.settle()  # an interrupt may have struck before the first had begun
+    return result
 
 
 @cache

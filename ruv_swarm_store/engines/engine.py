@@ -95,11 +95,15 @@ class Engine(Scope, ABC):
 
     @cached_property
     def _sentinel(self) -> Sentinel:
-        return Sentinel(self.changes, self.wait)
+        made: Sentinel = vars(self).setdefault("_sentinel", Sentinel(self.changes, self.wait))  # two threads may be here
+        return made
 
     @abstractmethod
     def note_changes(self, *, on: bool) -> None:
-        """Whether executors are to note what they change, and tell the caches. Returns once nobody changes anything unnoted."""
+        """Whether executors are to note what they change, and tell the caches.
+
+        What is under way elsewhere when this returns, unnoted, must look like others' commits.
+        """
 
     @abstractmethod
     def others_committed(self) -> bool:

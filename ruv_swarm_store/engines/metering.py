@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from time import perf_counter
@@ -18,7 +20,7 @@ from sqlalchemy import Executable, event
 
 from ruv_swarm_store.clock import Clock
 from ruv_swarm_store.engines.constructs import Insertion
-from ruv_swarm_store.engines.executor import NONE, Executor
+from ruv_swarm_store.engines.executor import NONE, Executor, Prepared
 from ruv_swarm_store.timings import BATCH, Timings
 
 log = logging.getLogger(__name__)
@@ -64,6 +66,9 @@ class Group:
         """What comes beyond is counted together under the name `others`."""
         self._others = others
         self._found: dict[str, Timings] = {}
+        self._kept: set[str] = set()
+        self.known: dict[Hashable, Timings] = {}
+        """By what stands for a name; see `learn`."""
         self._adding = threading.RLock()  # a finaliser may use the store in the middle of it
 
     def __call__(self, name: str) -> Timings:
@@ -75,13 +80,35 @@ class Group:
                 found = self._found.setdefault(kept, Timings(kept))
         return found
 
+    def keep(self, name: str) -> Timings:
+        """Those of a name, for who holds on to them: the name stays."""
+        found = self(name)
+        self._kept.add(found.name)
+        return found
+
+    def learn(self, key: Hashable, name: str) -> Timings:
+        """Those of a name, which from now on are `known` by a key, too."""
+        with self._adding:
+            found = self.known[key] = self(name)
+        return found
+
     def all(self) -> list[Timings]:
         """Those of every name."""
         return list(self._found.values())
 
+    def reset(self) -> None:
+        """Forgets what was counted, and the names."""
+        with self._adding:
+            self.known.clear()
+            for name, timings in list(self._found.items()):
+                if name in self._kept:
+                    timings.reset()
+                else:
+                    del self._found[name]
+
     def forked(self) -> None:
         """In a child process: begins at nothing."""
-        self._adding = threading.RLock()  # a finaliser may use the store in the middle of it
+        self._adding = threading.RLock()
         for timings in self.all():
             timings.forked()
 
@@ -96,14 +123,16 @@ class Meter:
         self.waits = Group("(other waits)")
         self.slow: deque[Slow] = deque()
         self._clock = clock
-        self._known: dict[Hashable, Timings] = {}
         self._elapsed = 0.0
         self._resumed: float | None = None
         self.set(slow=math.inf, keep=0)
+        _all.add(self)
 
     def set(self, *, slow: float, keep: int, told: Told | None = None) -> None:
         """Of statements that take `slow` seconds the last `keep` are kept; of each one `told` is told. For what is put on from now on."""
         self.threshold = slow
+        self._slow = slow if told is None else -math.inf
+        """Seconds from which on there is more to do than to count."""
         self.slow = deque(self.slow, maxlen=keep)
         self.told = told
         self._kinds: dict[type[Executor], type[Executor]] = {}
@@ -126,8 +155,7 @@ class Meter:
         """Forgets everything counted."""
         self._again()
         for group in (self.operations, self.statements, self.waits):
-            for timings in group.all():
-                timings.reset()
+            group.reset()
 
     def forked(self) -> None:
         """In a child process: begins at nothing."""
@@ -155,7 +183,7 @@ class Meter:
 
         `rows` counts those of its result; without it there is one, unless the result is None.
         """
-        known, learn, slow, told = self._known.get, self._learn, self.threshold, self.told
+        known, learn, slow = self.statements.known.get, self._learn, self._slow
 
         def run(run: Any, statement: Any, given: Any = NONE) -> Any:
             started = perf_counter()
@@ -166,32 +194,57 @@ class Meter:
                 raise
             seconds = perf_counter() - started
             timings = known(statement) or learn(run, statement)
-            timings.add(seconds)
+            pending = timings.pending
+            pending.append(seconds)
             if rows is not None:
                 timings.odd(rows(result))
             elif result is None:
                 timings.odd(0)
-            if len(timings.pending) >= BATCH:
+            if len(pending) >= BATCH:
                 timings.fold()
-            if seconds >= slow or told is not None:
+            if seconds >= slow:
                 self.ended(timings, seconds, rows(result) if rows is not None else int(result is not None))
             return result
 
         return run
 
-    def named(self, plain: Callable[..., Any], name: Callable[..., str], rows: Callable[[Any], int] = lambda _: 0) -> Any:
+    def named(self, plain: Callable[..., None], name: Callable[..., str]) -> Callable[..., None]:
         """A method of executors that runs one statement, of which `name` tells the text, from what the method is given."""
 
-        def run(run: Any, *given: Any) -> Any:
+        def run(run: Any, *given: Any) -> None:
             timings = self.statements(name(run, *given))
             started = perf_counter()
             try:
-                result = plain(run, *given)
+                plain(run, *given)
             except BaseException as error:
                 self._failed(timings, perf_counter() - started, error)
                 raise
-            self.ran(timings, perf_counter() - started, rows(result))
-            return result
+            self.ran(timings, perf_counter() - started, 0)
+
+        return run
+
+    def level(self, plain: Callable[[Any], None], texts: Sequence[str], step: int) -> Callable[[Any], None]:
+        """A method of executors that runs the first of these texts at a depth of `step`, the other further in."""
+        known, learn, slow = self.statements.known.get, self.statements.learn, self._slow
+        outermost, inner = texts
+
+        def run(run: Any) -> None:
+            text = outermost if run.depth == step else inner
+            started = perf_counter()
+            try:
+                plain(run)
+            except BaseException as error:
+                self._failed(learn(text, text), perf_counter() - started, error)
+                raise
+            seconds = perf_counter() - started
+            timings = known(text) or learn(text, text)
+            pending = timings.pending
+            pending.append(seconds)
+            timings.odd(0)
+            if len(pending) >= BATCH:
+                timings.fold()
+            if seconds >= slow:
+                self.ended(timings, seconds, 0)
 
         return run
 
@@ -201,7 +254,7 @@ class Meter:
         timings.odd(rows)
         if len(timings.pending) >= BATCH:
             timings.fold()
-        if seconds >= self.threshold or self.told is not None:
+        if seconds >= self._slow:
             self.ended(timings, seconds, rows)
 
     def ended(self, timings: Timings, seconds: float, rows: int, error: BaseException | None = None) -> None:
@@ -221,10 +274,9 @@ class Meter:
     def _learn(self, run: Any, statement: Any) -> Timings:
         executable = statement.statement if isinstance(statement, Insertion) else statement
         prepared = run._statements.get(executable)
-        timings = self.statements(str(executable) if prepared is None else prepared.sql)
-        if prepared is not None:  # and so kept for good anyway
-            self._known[statement] = timings
-        return timings
+        if prepared is None:  # it failed before, or ran in another form
+            prepared = Prepared(executable, run.dialect)
+        return self.statements.learn(statement, prepared.sql)
 
     def _verbs(self, plain: type[Any]) -> dict[str, Any]:
         running = threading.local()
@@ -277,6 +329,27 @@ class Meter:
         return self.statements(f"{self._learn(run, insertion).name} -- many rows")
 
 
+def dress(executor: Any, kind: type[Any], meter: Meter | None, more: Callable[[type[Any], Meter], Mapping[str, Any]]) -> None:
+    """Has an executor be of that class, and tell the meter if there is one; see `Meter.kind`."""
+    if meter is not None:
+        kind = meter.kind(kind, more)
+    if type(executor) is not kind:
+        executor.__class__ = kind
+        executor._alchemy = None  # SQLAlchemy's view of it is made anew
+
+
 def _changed(number: int) -> int:
     """Drivers say -1 where they cannot tell."""
     return max(number, 0)
+
+
+_all: weakref.WeakSet[Meter] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for meter in list(_all):
+        meter.forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

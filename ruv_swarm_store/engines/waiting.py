@@ -82,7 +82,7 @@ class Sentinel:
         with self._lock:
             self._sleepers.add(sleeper)
             if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._watch, name="store-sentinel", daemon=True)
+                self._thread = threading.Thread(target=self._watch, args=[seen], name="store-sentinel", daemon=True)
                 self._thread.start()
         try:
             if self._changes() == seen:
@@ -94,11 +94,12 @@ class Sentinel:
             with self._lock:
                 self._sleepers.discard(sleeper)
 
-    def _watch(self) -> None:
+    def _watch(self, seen: int) -> None:
         failure: Exception | None = None
         while True:
             try:
-                self._wait(self._changes(), _LINGER)
+                self._wait(seen, _LINGER)
+                seen = self._changes()  # before it wakes anybody: who comes too late to be woken looks after this
             except Exception as error:
                 failure = error
             with self._lock:

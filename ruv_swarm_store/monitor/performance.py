@@ -114,7 +114,7 @@ class PerformanceMonitor:
         meter.set(slow=self._slow, keep=self._keep, told=None if spans is None else spans.statement)
         meter.resume()
         self._engine.measure(meter)
-        self._time(Verbs(meter.operations, None if spans is None else spans.operation))
+        self._time(Verbs(meter.operations.keep, None if spans is None else spans.operation))
 
     def _time(self, verbs: Verbs | None) -> None:
         store = self._store()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache, cached_property, partial, wraps
 from time import perf_counter
-from types import CodeType
-from typing import Any, TypeVar
+from types import CodeType, TracebackType
+from typing import Any, Generic, TypeVar
 
 from ruv_swarm_store.repository import Repository
 from ruv_swarm_store.timings import BATCH, Timings
@@ -34,13 +34,15 @@ class Verbs:
 
     def put(self, repository: Any, twin: Repository[Any], noun: str) -> None:
         """From now on times the verbs of a repository, which are done by its twin, so that what one calls of the others is part of it."""
-        plain = type(repository)
         repository._plain = twin  # left there for good: a verb may be on its way when the timing ends
+        repository.__class__ = self._kind(type(repository), noun)
+
+    def _kind(self, plain: type[Any], noun: str) -> type[Any]:
         kind = self._kinds.get(plain)
         if kind is None:
             verbs = {name: self._timed(verb, f"{noun}.{name}") for name, verb in timeable(plain).items()}
             kind = self._kinds[plain] = type(plain.__name__, (plain,), {"__module__": plain.__module__, "_of": plain, **verbs})
-        repository.__class__ = kind
+        return kind
 
     def executing(self, plain: type[C]) -> type[C]:
         """The kind of store or unit of work whose `execute` is timed."""
@@ -60,27 +62,31 @@ class Verbs:
 
     def begin(self, plain: Callable[[], AbstractContextManager[C]]) -> Callable[[], AbstractContextManager[C]]:
         """Begins units of work as `plain` does, and takes the time until they have ended."""
-        timings, span = self._timings(TRANSACTION), self._span or _nothing
+        timings, span = self._timings(TRANSACTION), self._span
+        if span is None:
+            return lambda: _Timed(plain(), timings)
 
         @contextmanager
         def begin() -> Iterator[C]:
-            with span(TRANSACTION):
-                started = perf_counter()
-                try:
-                    with plain() as work:
-                        yield work
-                except BaseException:
-                    timings.fail(perf_counter() - started)
-                    raise
-                note(timings, perf_counter() - started)
+            with span(TRANSACTION), _Timed(plain(), timings) as work:
+                yield work
 
         return begin
 
     def _repository(self, noun: str, made: cached_property[Any]) -> Callable[[Any], Any]:
+        kind: Any = None
+
         def make(work: Any) -> Any:
-            repository = made.func(work)
-            self.put(repository, made.func(work), noun)
-            return repository
+            nonlocal kind
+            plain = made.func(work)
+            if kind is None:  # of an object that is timed as long as it lasts, and has all else in common with its twin
+                kind = type(
+                    type(plain).__name__, (self._kind(type(plain), noun),), {"__module__": type(plain).__module__, "__slots__": "_plain"}
+                )
+            timed = kind.__new__(kind)
+            timed._plain = plain
+            timed.__dict__ = plain.__dict__
+            return timed
 
         return make
 
@@ -92,10 +98,39 @@ class Verbs:
         return (_awaited_in if waited_for else _called_in)(partial(self._span, name), timed)
 
 
+class _Timed(Generic[C]):
+    """A context manager, and the time from before it is entered until it has ended."""
+
+    __slots__ = ("_plain", "_started", "_timings")
+
+    def __init__(self, plain: AbstractContextManager[C], timings: Timings) -> None:
+        self._plain = plain
+        self._timings = timings
+
+    def __enter__(self) -> C:
+        self._started = perf_counter()
+        try:
+            return self._plain.__enter__()
+        except BaseException:
+            self._timings.fail(perf_counter() - self._started)
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool | None:
+        try:
+            swallowed = self._plain.__exit__(kind, error, trace)
+        except BaseException:
+            self._timings.fail(perf_counter() - self._started)
+            raise
+        if error is None:
+            note(self._timings, perf_counter() - self._started)
+        else:
+            self._timings.fail(perf_counter() - self._started)
+        return swallowed
+
+
 def _called(verb: Callable[..., Any], timings: Timings) -> Callable[..., Any]:
     """The method that takes the time of a verb. It has the verb's own parameters: taking and giving on any costs as much as all else."""
     namespace: dict[str, Any] = {
-        "_add": timings.add,
         "_batch": BATCH,
         "_fail": timings.fail,
         "_fold": timings.fold,
@@ -118,7 +153,7 @@ _TIMED = """
     except BaseException:
         _fail(_now() - _started)
         raise
-    _add(_now() - _started)
+    _pending.append(_now() - _started)
     if len(_pending) >= _batch:
         _fold()
     return _result
@@ -170,10 +205,6 @@ def note(timings: Timings, seconds: float) -> None:
     timings.add(seconds)
     if len(timings.pending) >= BATCH:
         timings.fold()
-
-
-def _nothing(name: str) -> AbstractContextManager[object]:
-    return nullcontext()
 
 
 def put_off(timed: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
 from msgspec import Struct
@@ -218,7 +219,9 @@ def take(run: Executor, agent: str, limit: int, types: Sequence[str] | None, exp
 
 def in_order(rows: Iterable[Sequence[Any]]) -> list[Task]:
     """Claimed tasks, best first."""
-    return sorted(TASKS.load_all(list(rows)), key=lambda task: (-task.priority, task.position))
+    tasks = sorted(TASKS.load_all(list(rows)), key=attrgetter("position"))
+    tasks.sort(key=attrgetter("priority"), reverse=True)  # equal ones stay in order
+    return tasks
 
 
 def check_types(types: Iterable[str] | None) -> Sequence[str] | None:

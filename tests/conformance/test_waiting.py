@@ -1,12 +1,14 @@
 """Waiting for others without blocking: the event loop goes on, a commit wakes, and whoever is cancelled has taken nothing."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 
 import pytest
 
 from ruv_swarm_store import Store
+from ruv_swarm_store.engines import waiting
 from ruv_swarm_store.errors import StoreError
 
 
@@ -42,6 +44,32 @@ def test_a_commit_through_another_store_wakes_too(database):
         adding = asyncio.create_task(soon(lambda: other.tasks.enqueue("t")))
         assert await store.tasks.wait_async(agent, timeout=20) is not None
         await adding
+
+    asyncio.run(play())
+
+
+@pytest.mark.needs("threads")
+def test_a_commit_is_not_missed_by_a_sentinel_that_begins_late(database, monkeypatch):
+    """One thread waits for all coroutines that do. What is committed after one has looked, and before that thread does, wakes him, too."""
+    store: Store = database.open()
+    look, committed = store._engine.changes, threading.Event()
+
+    def slowly() -> int:
+        if threading.current_thread().name == "store-sentinel":
+            assert committed.wait(20)
+        return look()
+
+    monkeypatch.setattr(waiting, "_LINGER", 10.0)  # or else it looks again before long
+    monkeypatch.setattr(store._engine, "changes", slowly)
+
+    async def play() -> None:
+        sleeping = asyncio.create_task(store._engine.wait_async(look(), 20))
+        await asyncio.sleep(0.05)
+        began = time.monotonic()
+        store.config.set("k", 1)
+        committed.set()
+        assert await sleeping
+        assert time.monotonic() - began < 5
 
     asyncio.run(play())
 

@@ -33,7 +33,7 @@ from ruv_swarm_store.engines.caches import Caches
 from ruv_swarm_store.engines.changes import Changes, noting
 from ruv_swarm_store.engines.engine import Capabilities, Engine, Options
 from ruv_swarm_store.engines.executor import Executor, Prepared
-from ruv_swarm_store.engines.metering import Footprint, Meter
+from ruv_swarm_store.engines.metering import Footprint, Meter, dress
 from ruv_swarm_store.engines.postgresql import metering
 from ruv_swarm_store.engines.postgresql.codes import REFUSED, translate
 from ruv_swarm_store.engines.postgresql.connections import PostgreSQLExecutor, Session
@@ -356,11 +356,7 @@ class PostgreSQLEngine(Engine):
 
     def _dress(self, executor: PostgreSQLExecutor) -> None:
         kind: type[PostgreSQLExecutor] = noting(TellingExecutor) if self.caches.noting else PostgreSQLExecutor
-        if self.meter is not None:
-            kind = self.meter.kind(kind, metering.more)
-        if type(executor) is not kind:
-            executor.__class__ = kind
-            executor._alchemy = None  # SQLAlchemy's view of it is made anew
+        dress(executor, kind, self.meter, metering.more)
 
     def note_changes(self, *, on: bool) -> None:
         with self._dressing:
@@ -442,8 +438,6 @@ class PostgreSQLEngine(Engine):
         _inherited.append((self._pool, self._spare, self._watch, self._others, self._alchemy, self._local, run))
         vars(self).pop("_sentinel", None)
         self._start()
-        if (meter := self.meter) is not None:
-            meter.forked()
         if not self._closed:
             self._pool.open()
 

@@ -19,7 +19,7 @@ WAITED = 0.001
 
 def taking(take: Callable[[], Session], meter: Meter) -> Callable[[], Session]:
     """`take`, which tells a meter when it had to wait."""
-    waits = meter.waits(POOL)
+    waits = meter.waits.keep(POOL)
 
     def timed() -> Session:
         started = perf_counter()

@@ -3,6 +3,8 @@
 A transaction has a number from its first change on. `pg_current_snapshot` says which numbers have been given and which of those are
 still running, of the whole server: while it says the same nobody has committed. Its own transactions' numbers a store learns as it
 commits them, but not those that savepoints have beside: a unit of work that changes something inside one counts as others'.
+
+A standby does not list in its snapshots what runs on the primary. There it is told by how much of the log has been replayed.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from ruv_swarm_store.engines.postgresql.connections import PostgreSQLExecutor, S
 
 MANY = 10_000
 """As many transactions between two looks are taken for others' without looking at each."""
+_LOOK = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()::text ELSE txid_current_snapshot()::text END"
 
 
 class Others:
@@ -52,16 +55,18 @@ class Others:
             if self._connection is None or self._connection.closed:
                 self._connection = self._connect()
                 before = ""
-            ((self._seen,),) = self._connection.execute("SELECT txid_current_snapshot()::text").fetchall()
+            ((self._seen,),) = self._connection.execute(_LOOK).fetchall()
             if self._seen == before:
                 return False
+            ended = _ended(before, self._seen)
+            if ended is None:
+                return True
             known = frozenset(self._own)
-            oldest = int(self._seen.partition(":")[0])
+            oldest, _, _ = _parts(self._seen)
             for number in known:
                 if number < oldest:
                     self._own.discard(number)
-            ended = _ended(before, self._seen) if before else None
-            return ended is None or not ended <= known
+            return not ended <= known
 
     def close(self) -> None:
         """Ends the connection."""
@@ -72,7 +77,9 @@ class Others:
 
 
 def _ended(before: str, after: str) -> set[int] | None:
-    """The transactions that have ended between two snapshots; None where there are very many, or time went back."""
+    """The transactions that have ended between two snapshots; None where that is not told, time went back, or there are very many."""
+    if ":" not in before or ":" not in after:
+        return None
     _, next_, running = _parts(before)
     _, next_now, running_now = _parts(after)
     if not 0 <= next_now - next_ < MANY:

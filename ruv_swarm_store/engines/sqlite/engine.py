@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy import Connection, Executable, Text, column, delete, insert, select, table
@@ -29,7 +30,7 @@ from ruv_swarm_store.engines.executor import Executor, Prepared
 from ruv_swarm_store.engines.image import Copied, Image
 from ruv_swarm_store.engines.lending import Lent
 from ruv_swarm_store.engines.log import Log
-from ruv_swarm_store.engines.metering import Footprint, Meter
+from ruv_swarm_store.engines.metering import Footprint, Meter, dress
 from ruv_swarm_store.engines.sqlite import metering
 from ruv_swarm_store.engines.sqlite.connections import Reader, SQLiteExecutor, Writer
 from ruv_swarm_store.engines.sqlite.driver import driver
@@ -105,10 +106,10 @@ class SQLiteEngine(Engine):
 
     @property
     def within(self) -> bool:
-        return self._owner == threading.get_ident()
+        return self._owner == get_ident()
 
     def read(self) -> AbstractContextManager[Executor]:
-        if self._owner == threading.get_ident():
+        if self._owner == get_ident():
             return self._sharing()  # inside this thread's transaction its own changes are seen
         try:
             return self._local.reader  # type: ignore[no-any-return]
@@ -142,7 +143,7 @@ class SQLiteEngine(Engine):
             level = writer.depth
             try:
                 if not level:
-                    self._owner = threading.get_ident()
+                    self._owner = get_ident()
                 writer.begin()
                 if not level:
                     writer.now = self.clock()
@@ -287,7 +288,7 @@ class SQLiteEngine(Engine):
 
     @contextmanager
     def migration(self) -> Iterator[Connection]:
-        if self._owner == threading.get_ident():
+        if self._owner == get_ident():
             raise StoreError("a migration cannot run inside a transaction", hint="Leave the with block first")
         with self._lock:
             raw = self._migration_connection()
@@ -324,7 +325,7 @@ class SQLiteEngine(Engine):
         return self._watch.look()
 
     def wait(self, seen: int, seconds: float) -> bool:
-        if self._owner == threading.get_ident():
+        if self._owner == get_ident():
             raise StoreError("waiting inside a transaction would keep everybody else out", hint="Wait outside the with block")
         return self._watch.wait(seen, seconds)
 
@@ -388,7 +389,7 @@ class SQLiteEngine(Engine):
             yield image
 
     def _outside(self, what: str) -> None:
-        if self._owner == threading.get_ident():
+        if self._owner == get_ident():
             raise StoreError(f"{what} cannot be taken inside a transaction", hint="Leave the with block first")
 
     def log(self) -> Log:
@@ -426,11 +427,7 @@ class SQLiteEngine(Engine):
         kind: type[Any] = Reader
         if isinstance(executor, Writer):
             kind = noting(Writer) if self.caches.noting else Writer
-        if self.meter is not None:
-            kind = self.meter.kind(kind, metering.more)
-        if type(executor) is not kind:
-            executor.__class__ = kind
-            executor._alchemy = None  # SQLAlchemy's view of it is made anew
+        dress(executor, kind, self.meter, metering.more)
 
     def note_changes(self, *, on: bool) -> None:
         if self._options.read_only:
@@ -498,7 +495,7 @@ class SQLiteEngine(Engine):
     def close(self) -> None:
         if self._closed:
             return
-        if self._owner == threading.get_ident():
+        if self._owner == get_ident():
             raise StoreError("a store cannot be closed inside its own transaction", hint="Leave the with block first")
         error = Closed(f"the store at {self.name} is closed", hint="Open it again with Store.open")
         with self._lock, self._opening:
@@ -522,9 +519,9 @@ class SQLiteEngine(Engine):
 
         Inside a transaction of this thread's nothing can be closed: the child is kept from the file then.
         """
-        if self._owner == threading.get_ident() or not self._hold_everybody():
+        if self._owner == get_ident() or not self._hold_everybody():
             return
-        self._forking = threading.get_ident()
+        self._forking = get_ident()
         for reader in self._suspended:
             reader.suspend()
         self._watch.pause()
@@ -554,7 +551,7 @@ class SQLiteEngine(Engine):
 
     def after_fork(self) -> None:
         """In the parent: lets everybody go on."""
-        if self._forking != threading.get_ident():
+        if self._forking != get_ident():
             return
         self._forking = 0
         self._watch.resume()
@@ -566,7 +563,7 @@ class SQLiteEngine(Engine):
 
     def forked(self) -> None:
         """In the child: starts anew. Inherited connections, if there are any, may be neither used nor closed here."""
-        if self._forking != threading.get_ident():
+        if self._forking != get_ident():
             error = StoreError("this connection belongs to the parent process", hint="Fork outside the with block")
             for executor in [self._writer, *self._all_readers()]:
                 if executor is not None:
@@ -575,9 +572,7 @@ class SQLiteEngine(Engine):
             _inherited.add(self.path)
         vars(self).pop("_sentinel", None)
         self._start()
-        if (meter := self.meter) is not None:
-            meter.forked()
-            self.measure(meter)
+        self.measure(self.meter)
 
 
 class MemoryEngine(SQLiteEngine):

@@ -18,7 +18,7 @@ def more(plain: type[Any], meter: Meter) -> Mapping[str, Any]:
     """What executors of that class do beside running statements."""
     if not issubclass(plain, Writer):
         return {}
-    busy = meter.waits(PROCESSES)
+    busy = meter.waits.keep(PROCESSES)
 
     def patiently(run: Any, error: Exception, attempt: Callable[[], Any]) -> Any:
         started = perf_counter()
@@ -29,8 +29,8 @@ def more(plain: type[Any], meter: Meter) -> Mapping[str, Any]:
             busy.fold()
 
     return {
-        "begin": meter.named(plain.begin, lambda run: "SAVEPOINT" if run.depth else "BEGIN IMMEDIATE"),
-        "commit": meter.named(plain.commit, lambda run: "RELEASE" if run.depth > 1 else "COMMIT"),
+        "begin": meter.level(plain.begin, ("BEGIN IMMEDIATE", "SAVEPOINT"), 0),
+        "commit": meter.level(plain.commit, ("COMMIT", "RELEASE"), 1),
         "unwind": meter.named(plain.unwind, lambda run, level: "ROLLBACK TO" if level else "ROLLBACK"),
         "_patiently": patiently,
     }
@@ -49,7 +49,7 @@ class TimedLock:
         self.__exit__ = plain.__exit__
         self.acquire = plain.acquire
         self.release = plain.release
-        self._note: Timings = meter.waits(THREADS)
+        self._note: Timings = meter.waits.keep(THREADS)
 
     def __enter__(self) -> bool:
         if not self.acquire(False):
