@@ -175,6 +175,22 @@ def test_many_threads_may_be_the_first_to_open_a_file(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_store_closes_while_another_thread_makes_a_backup(tmp_path: Path, python: Any) -> None:
+    code = """
+import logging, sys, time
+from ruv_swarm_store import Store
+logging.disable()
+for number in range(30):
+    store = Store.open(f"{sys.argv[1]}/{number}.db")
+    store.config.set("k", 1)
+    with store.backups.schedule(3_600):  # the first begins at once
+        time.sleep(number % 10 * 0.0007)
+        store.close()
+print("closed")
+"""
+    assert python(code, tmp_path) == "closed\n"
+
+
 def test_a_fork_in_the_middle_of_an_image_is_told(path: Path) -> None:
     with Store.open(path) as store:
         store.config.set("key", 1)

@@ -259,7 +259,8 @@ class Reader(SQLiteExecutor):
 
         None while somebody else copies: then nothing is told.
         """
-        frame = int(self.ask("PRAGMA wal_checkpoint(PASSIVE)", column=1))
+        with self:
+            frame = int(self.ask("PRAGMA wal_checkpoint(PASSIVE)", column=1))
         return frame if frame >= 0 else None
 
     def ask(self, sql: str, column: int = 0) -> Any:

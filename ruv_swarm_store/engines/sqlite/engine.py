@@ -493,17 +493,19 @@ class SQLiteEngine(Engine):
                 run.run(_SET_NUMBER, {"name": name, "number": last[name]})
 
     def close(self) -> None:
-        if self._closed:
+        if self not in _engines:
             return
         if self._owner == get_ident():
             raise StoreError("a store cannot be closed inside its own transaction", hint="Leave the with block first")
         error = Closed(f"the store at {self.name} is closed", hint="Open it again with Store.open")
-        with self._lock, self._opening:
-            self._closed = True
-            for reader in self._all_readers():
-                with reader:
-                    reader.refuse(error)
-                    reader.raw.close()
+        with self._opening:
+            self._closed = True  # no connection is opened from here on
+        # A reader's holder, a backup for one, may yet need what whoever waits for it must not keep: another reader, or the writer.
+        for reader in self._all_readers():
+            with reader:
+                reader.refuse(error)
+                reader.raw.close()
+        with self._lock:
             self._watch.close()
             if self._writer is not None:
                 self._writer.refuse(error)
