@@ -128,10 +128,8 @@ class Agents(Repository[Agent]):
         Raises `NotFound` for an unknown agent and `InvalidTransition` for a terminated one.
         """
         id = AGENTS.identity(agent)
-        with self._scope.write() as run:
-            if run.run(_HEARTBEAT, {"agent": id, "now": run.now}):
-                return
-        self._explain(id, "send a heartbeat")
+        if not self._scope.write(lambda run: run.run(_HEARTBEAT, {"agent": id, "now": run.now})):
+            self._explain(id, "send a heartbeat")
 
     @repeatable
     def heartbeat_many(self, agents: Iterable[Agent | str]) -> int:
@@ -150,8 +148,7 @@ class Agents(Repository[Agent]):
             raise InvalidValue(f"{status!r} is no status of an agent", hint=f"Use one of {', '.join(AgentStatus)}") from None
         if wanted is AgentStatus.TERMINATED:
             return self.terminate(id)
-        with self._scope.write() as run:
-            row = run.one(_SET_STATUS, {"agent": id, "status": wanted.value})
+        row = self._scope.write(lambda run: run.one(_SET_STATUS, {"agent": id, "status": wanted.value}))
         if row is None:
             self._explain(id, f"become {wanted}")
         return AGENTS.load(row)

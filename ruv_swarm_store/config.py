@@ -148,8 +148,7 @@ class Config(Repository[ConfigEntry]):
     ) -> ConfigEntry:
         """Stores a value whatever was there; `ttl` seconds or until the instant `expires_at`. Returns the entry."""
         params = self._params_of(key, value, by, ttl, expires_at)
-        with self._scope.write() as run:
-            row = run.one(_SET, _timed(params, run))
+        row = self._scope.write(lambda run: run.one(_SET, _timed(params, run)))
         assert row is not None
         return CONFIG.load(row)
 
@@ -190,8 +189,7 @@ class Config(Repository[ConfigEntry]):
     def delete(self, id: ConfigEntry | str | int, *, by: Agent | str | None = None) -> bool:
         """Removes a key; whether it was set. Set again later, it goes on with its version: no entry is mistaken for an older one."""
         params = {"key_": CONFIG.identity(id), "by": _name(by), "nothing": "null"}
-        with self._scope.write() as run:
-            return run.run(_DELETE, {**params, "now": run.now}) > 0
+        return self._scope.write(lambda run: run.run(_DELETE, {**params, "now": run.now})) > 0
 
     @repeatable
     def delete_many(self, ids: Iterable[ConfigEntry | str | int]) -> int:
@@ -237,8 +235,7 @@ class Config(Repository[ConfigEntry]):
         `changes_since` tells of it: `kept` should be longer than anybody holds an entry or goes without asking for changes.
         """
         span = duration(kept, "kept")
-        with self._scope.write() as run:
-            return run.run(_EXPIRE, {"before": run.now - span})
+        return self._scope.write(lambda run: run.run(_EXPIRE, {"before": run.now - span}))
 
     def _params_of(self, key: str, value: Any, by: Agent | str | None, ttl: float | None, expires_at: Moment | None) -> dict[str, Any]:
         if ttl is not None and expires_at is not None:

@@ -9,7 +9,7 @@ from sqlalchemy import Text, delete, select
 
 from ruv_swarm_store import codec, inboxes, schema
 from ruv_swarm_store.clock import new_id
-from ruv_swarm_store.engines import parameter, upsert
+from ruv_swarm_store.engines import Executor, parameter, upsert
 from ruv_swarm_store.entities import Agent, Group, Member
 from ruv_swarm_store.errors import Conflict, NotFound
 from ruv_swarm_store.query import Mapping
@@ -54,14 +54,17 @@ class Groups(Repository[Group]):
     def create(self, name: str, *, type: str = "", configuration: dict[str, Any] | None = None, id: str | None = None) -> Group:
         """Adds a group. Raises `Conflict` when the name is taken."""
         sealed = GROUPS.seal(Group(id or "", name, type, 0, configuration or {}))
-        with self._scope.write() as run:
-            row = GROUPS.dump(sealed)
+        row = GROUPS.dump(sealed)
+
+        def add(run: Executor) -> None:
             row[0] = sealed.id or new_id(run.now)
             row[GROUPS.fields.index("created_at")] = run.now
-            try:
-                run.insert(GROUPS.insertion, row)
-            except Conflict as error:
-                raise Conflict(f"a group is named {name!r} already", hint="Choose another name", kind="unique", name=name) from error
+            run.insert(GROUPS.insertion, row)
+
+        try:
+            self._scope.write(add)
+        except Conflict as error:
+            raise Conflict(f"a group is named {name!r} already", hint="Choose another name", kind="unique", name=name) from error
         return GROUPS.load(row)
 
     def join(self, group: Group | str, agent: Agent | str, *, role: str | None = None) -> Member:
@@ -71,8 +74,7 @@ class Groups(Repository[Group]):
         """
         params = {"group": GROUPS.identity(group), "agent": _agent_id(agent), "role_": None if role is None else codec.text(role, "role")}
         try:
-            with self._scope.write() as run:
-                row = run.one(_JOIN, {**params, "now": run.now})
+            row = self._scope.write(lambda run: run.one(_JOIN, {**params, "now": run.now}))
         except Conflict as error:
             raise NotFound(f"the group {params['group']!r} or the agent {params['agent']!r} does not exist") from error
         assert row is not None

@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from sqlalchemy import ColumnElement, Executable, Text, and_, delete, func, literal_column, or_, select, union_all, update
 
 from ruv_swarm_store import codec, inboxes, schema
 from ruv_swarm_store.clock import Moment, duration, milliseconds, new_id
-from ruv_swarm_store.engines import Executor, Steps, block, cooperate, number_items, parameter, text_items, upsert, upsert_from
+from ruv_swarm_store.engines import Executor, Steps, block, cooperate, insert_into, number_items, parameter, text_items, upsert, upsert_from
 from ruv_swarm_store.entities import Agent, Audience, Delivery, Group, Message
 from ruv_swarm_store.errors import Conflict, InvalidValue, NotFound, Unsupported
 from ruv_swarm_store.query import Mapping, Query
@@ -42,6 +43,11 @@ _after: Any = parameter("after", schema.Int64)
 _since: Any = parameter("since", schema.Int64)
 _limit: Any = parameter("limit", schema.Int64)
 
+_ADD = insert_into(
+    schema.messages,
+    *(_c.id, _c.topic, _c.content, _c.timestamp, _c.audience, _c.from_agent, _c.to_agent, _c.to_group, _c.correlation_id, _c.expires_at),
+    version=1,
+)
 _POSITION = select(_c.position).where(_c.id == parameter("id"))
 _POSITIONS = select(_c.position).where(_c.id.in_(text_items("ids")))
 _THESE = select(*MESSAGES.columns).where(_c.position.in_(number_items("positions"))).order_by(_c.position)
@@ -160,33 +166,25 @@ class Messages(Repository[Message]):
             raise InvalidValue("both to and to_group are given", hint="Publish once for each")
         if ttl is not None and expires_at is not None:
             raise InvalidValue("both ttl and expires_at are given", hint="Give one of them")
-        message = MESSAGES.seal(
-            Message(
-                "",
-                topic,
-                content,
-                0,
-                Audience.DIRECT if to is not None else Audience.GROUP if to_group is not None else Audience.BROADCAST,
-                from_agent=_id(sender),
-                to_agent=_id(to),
-                to_group=_id(to_group),
-                correlation_id=correlation_id,
-                expires_at=None if expires_at is None else milliseconds(expires_at, "expires_at"),
-            )
-        )
-        if not message.topic:
+        copy, text = codec.seal(content, "messages.content")
+        if not codec.text(topic, "messages.topic"):
             raise InvalidValue("topic is empty", hint="Give it a name")
+        audience = Audience.DIRECT if to is not None else Audience.GROUP if to_group is not None else Audience.BROADCAST
+        people = _id(sender, "from_agent"), _id(to, "to_agent"), _id(to_group, "to_group")
+        about = None if correlation_id is None else codec.text(correlation_id, "messages.correlation_id")
+        expires = None if expires_at is None else milliseconds(expires_at, "expires_at")
         span = None if ttl is None else duration(ttl, "ttl")
-        with self._scope.write() as run:
-            row = MESSAGES.dump(message)
-            row[_ID], row[_TIMESTAMP] = new_id(run.now), run.now
-            if span is not None:
-                row[_EXPIRES] = run.now + span
-            try:
-                position = run.insert(MESSAGES.insertion, row)
-            except Conflict as error:
-                raise NotFound("the sender, the recipient or the group does not exist", hint="Register agents before they write") from error
-        return MESSAGES.load([*row, position])
+
+        def add(run: Executor) -> Message:
+            now = run.now
+            id, until = new_id(now), expires if span is None else now + span
+            position = run.insert(_ADD, (id, topic, text, now, audience.value, *people, about, until))
+            return Message(id, topic, copy, now, audience, *people, about, until, position=position)
+
+        try:
+            return self._scope.write(add)
+        except Conflict as error:
+            raise NotFound("the sender, the recipient or the group does not exist", hint="Register agents before they write") from error
 
     def reply(self, message: Message, content: Any = None, *, sender: Agent | str | None = None) -> Message:
         """Answers the sender of `message`, on its topic, under its correlation id (its own id where it has none)."""
@@ -350,8 +348,7 @@ class Messages(Repository[Message]):
         """
         who, at = _who(agent), self._at(message)
         try:
-            with self._scope.write() as run:
-                run.one(_ACKNOWLEDGE, {"agent": who, "at": at, "now": run.now})
+            self._scope.write(lambda run: run.one(_ACKNOWLEDGE, {"agent": who, "at": at, "now": run.now}))
         except Conflict as error:
             raise NotFound(f"the agent {who!r} or the message {MESSAGES.identity(message)!r} does not exist", id=who) from error
 
@@ -361,13 +358,14 @@ class Messages(Repository[Message]):
         given, who = list(messages), _who(agent)
         positions = {message.position for message in given if isinstance(message, Message)}
         named = [codec.text(id, "message id") for id in given if not isinstance(id, Message)]
+        if named:
+            with self._scope.read() as run:
+                positions.update(position for (position,) in run.all(_POSITIONS, {"ids": codec.encode(named)}))
+        if not positions:
+            return 0
+        wanted = codec.encode(sorted(positions))
         try:
-            with self._scope.transaction() as run:
-                if named:
-                    positions.update(position for (position,) in run.all(_POSITIONS, {"ids": codec.encode(named)}))
-                if not positions:
-                    return 0
-                return run.run(_ACKNOWLEDGE_MANY, {"agent": who, "positions": codec.encode(sorted(positions)), "now": run.now})
+            return self._scope.write(lambda run: run.run(_ACKNOWLEDGE_MANY, {"agent": who, "positions": wanted, "now": run.now}))
         except Conflict as error:
             raise NotFound(f"no agent {who!r}", id=who) from error
 
@@ -378,8 +376,7 @@ class Messages(Repository[Message]):
         """
         who, at = _who(agent), self._at(message)
         span = duration(delay, "delay")
-        with self._scope.write() as run:
-            return run.run(_RELEASE, {"agent": who, "at": at, "expires": run.now + span}) > 0
+        return self._scope.write(lambda run: run.run(_RELEASE, {"agent": who, "at": at, "expires": run.now + span})) > 0
 
     def deliveries(self, message: Message | str) -> list[Delivery]:
         """How a message stands with each agent it has been delivered to, in order of the last delivery."""
@@ -438,7 +435,7 @@ class Messages(Repository[Message]):
 
     def conversation(self, a: Agent | str, b: Agent | str) -> Query[Message]:
         """What two agents wrote each other directly, in order."""
-        one, other = _id(a), _id(b)
+        one, other = _who(a), _who(b)
         return self.where(or_(and_(_c.from_agent == one, _c.to_agent == other), and_(_c.from_agent == other, _c.to_agent == one))).order_by(
             _c.position.asc()
         )
@@ -451,14 +448,9 @@ class Messages(Repository[Message]):
         span = duration(older_than, "older_than")
         removed = 0
         for statement in (_PRUNE_OLD, _PRUNE_EXPIRED):
-            while True:
-                with self._scope.write() as run:
-                    batch = run.all(statement, {"before": run.now - span, "now": run.now})
-                if not batch:
-                    break
-                removed += len(batch)
-        with self._scope.write() as run:
-            inboxes.forget_stale_cursors(run)
+            while batch := self._scope.write(partial(_batch, statement, span)):
+                removed += batch
+        self._scope.write(inboxes.forget_stale_cursors)
         return removed
 
     def _at(self, message: Message | str) -> int:
@@ -472,7 +464,9 @@ class Messages(Repository[Message]):
         return int(row[0])
 
 
-_ID, _TIMESTAMP, _EXPIRES = (MESSAGES.fields.index(name) for name in ("id", "timestamp", "expires_at"))
+def _batch(statement: Executable, span: int, run: Executor) -> int:
+    """Removes some messages of more than `span` milliseconds ago; how many."""
+    return len(run.all(statement, {"before": run.now - span, "now": run.now}))
 
 
 def _pause(deadline: float | None) -> float:
@@ -484,5 +478,7 @@ def _who(agent: Agent | str) -> str:
     return agent.id if isinstance(agent, Agent) else codec.text(agent, "agent id")
 
 
-def _id(entity: Agent | Group | str | None) -> str | None:
-    return entity.id if isinstance(entity, (Agent, Group)) else entity
+def _id(entity: Agent | Group | str | None, column: str) -> str | None:
+    if entity is None:
+        return None
+    return entity.id if isinstance(entity, (Agent, Group)) else codec.text(entity, f"messages.{column}")

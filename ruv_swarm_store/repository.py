@@ -267,8 +267,8 @@ class Repository(Generic[E]):
         """Stores a copy over a row whatever its version: the last write wins. Raises `NotFound` when it is gone."""
         sealed: Any = self.mapping.seal(entity)
         key = self.mapping.identity(sealed)
-        with self._scope.write() as run:
-            row = run.one(self.statements.replace, {"key": key, "now": run.now, **self._params(sealed)})
+        params = {"key": key, **self._params(sealed)}
+        row = self._scope.write(lambda run: run.one(self.statements.replace, {**params, "now": run.now}))
         if row is None:
             raise self._missing(key)
         stored: E = self.mapping.load(row)
@@ -292,8 +292,8 @@ class Repository(Generic[E]):
 
     def delete(self, id: E | str | int) -> bool:
         """Removes a row; whether there was one. Raises `Conflict` when others still refer to it."""
-        with self._scope.write() as run:
-            return run.run(self.statements.delete, {"key": self.mapping.identity(id), "now": run.now}) > 0
+        key = self.mapping.identity(id)
+        return self._scope.write(lambda run: run.run(self.statements.delete, {"key": key, "now": run.now})) > 0
 
     @repeatable
     def delete_many(self, ids: Iterable[E | str | int]) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property, partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack
 
 from sqlalchemy import Executable, Row, SelectBase
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from ruv_swarm_store.backup.storage import BackupStorage
     from ruv_swarm_store.monitor import PerformanceMonitor
     from ruv_swarm_store.monitor.verbs import Verbs
+
+T = TypeVar("T")
 
 
 class Repositories:
@@ -179,10 +181,13 @@ class _Within:
     def read(self) -> AbstractContextManager[Executor]:
         return _Lend(self.current())
 
-    def write(self) -> AbstractContextManager[Executor]:
+    def write(self, step: Callable[[Executor], T]) -> T:
         run = self.current()
+        if not run.holding:
+            return step(run)
         # Where a statement that fails ends the whole transaction, it gets a savepoint of its own.
-        return self.begin() if run.holding else _Lend(run)
+        with self.begin() as run:
+            return step(run)
 
     def transaction(self) -> AbstractContextManager[Executor]:
         self.current()

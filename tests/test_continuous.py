@@ -29,6 +29,7 @@ from ruv_swarm_store.backup.backups import Backups
 from ruv_swarm_store.backup.storage import DirectoryStorage, MemoryStorage
 from ruv_swarm_store.engines.log import Discontinuity
 from ruv_swarm_store.engines.sqlite import engine as engine_module
+from ruv_swarm_store.engines.sqlite import wal
 from ruv_swarm_store.engines.sqlite.log import SQLiteLog
 from ruv_swarm_store.errors import CorruptBackup, InvalidValue, Unavailable, Unsupported
 
@@ -285,6 +286,28 @@ def test_what_is_committed_in_the_middle_of_a_look_is_found_too(path: Path, monk
 
 
 # Logs that are restarted, cut off, grown and shared with others
+
+
+def test_a_log_begun_anew_after_its_header_was_read_goes_on_from_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(continuous, "SHORTEN", 0)
+    frame_checksum, begun = wal.frame_checksum, []
+    with Store.open(path) as store, store.backup_to(MemoryStorage()).continuous(60) as shipping:
+        shipping.ship()
+        store.config.set("key", 1)
+        shipping.ship()  # all is copied: who commits next begins the log anew
+
+        def late(*arguments: Any) -> Any:
+            if not begun:
+                begun.append(1)
+                for number in range(10):  # over what was read of it last
+                    store.config.set("key", number)
+            return frame_checksum(*arguments)
+
+        monkeypatch.setattr(wal, "frame_checksum", late)
+        shipping.ship()
+        assert begun
+        assert shipping.status().backups == 1
+        assert restored(shipping.backups, path) == rows(store)
 
 
 def test_nothing_is_missed_whatever_others_do_to_the_log(path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:

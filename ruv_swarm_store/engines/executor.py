@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from operator import itemgetter
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Dialect, Executable, Row, Select, Table
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -15,6 +15,7 @@ from sqlalchemy.sql.elements import ClauseElement
 from ruv_swarm_store.clock import Clock
 from ruv_swarm_store.engines.constructs import Insertion
 
+T = TypeVar("T")
 Params = Mapping[str, Any]
 Trace = Callable[[str, float], object]
 """Called with every statement's SQL and its time in seconds; `print` will do."""
@@ -104,8 +105,8 @@ class Scope(Protocol):
         """An executor for SELECTs."""
         ...
 
-    def write(self) -> AbstractContextManager[Executor]:
-        """An executor for exactly one statement, which is a transaction of its own unless one is open."""
+    def write(self, step: Callable[[Executor], T]) -> T:
+        """What `step` returns, which runs exactly one statement: a transaction of its own unless one is open."""
         ...
 
     def transaction(self) -> AbstractContextManager[Executor]:

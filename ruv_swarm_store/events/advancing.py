@@ -87,8 +87,7 @@ class Advance:
         """
         try:
             with self._begin() as work:
-                with self._scope.write() as run:
-                    moved = self.cursor.move(run, part.after, part.until)
+                moved = self._scope.write(lambda run: self.cursor.move(run, part.after, part.until))
                 if moved and self._guard is not None:
                     with self._scope.read() as run:
                         self._guard(run)

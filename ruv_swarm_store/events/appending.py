@@ -192,14 +192,17 @@ def append_one(
         append_next, append_any = _WHOLE_NEXT, _WHOLE_ANY
         [params["metadata"]], [params["schema_version"]] = seldom.metadatas, seldom.versions
         [params["correlation"]], [params["causation"]] = seldom.correlations, seldom.causations
+
+    def add(run: Executor) -> int | None:
+        params["now"] = now = run.now
+        params["id"] = new_id(now)
+        if expected == ANY:
+            row = run.one(append_any, params)
+            return None if row is None else int(row[0])
+        return expected + 1 if run.run(append_next, params) else None
+
     try:
-        with scope.write() as run:
-            params["now"] = now = run.now
-            params["id"] = new_id(now)
-            if expected == ANY:
-                row = run.one(append_any, params)
-                return None if row is None else int(row[0])
-            return expected + 1 if run.run(append_next, params) else None
+        return scope.write(add)
     except Conflict as error:
         if error.data.get("kind") != "unique":
             raise

@@ -144,9 +144,8 @@ class Cursor:
         """Makes the row where there is none. Raises `Conflict` for a consumer of another kind."""
         position = None if start == "now" else codec.integer(start, "start", 0)
         if (consumer := self._find()) is None:
-            with self._scope.write() as run:
-                params = {"consumer": self.name, "kind": self.kind.value, "position": position, "now": run.now}
-                run.run(_ADD, {**params, "version": max(run.now, 1)})
+            params = {"consumer": self.name, "kind": self.kind.value, "position": position}
+            self._scope.write(lambda run: run.run(_ADD, {**params, "now": run.now, "version": max(run.now, 1)}))
             consumer = self._find()
         if consumer is not None and consumer.kind is not self.kind:
             raise Conflict(
@@ -180,8 +179,8 @@ class Cursor:
 
     def fail(self, after: int, error: BaseException) -> None:
         """Notes a failure at what follows a position."""
-        with self._scope.write() as run:
-            run.run(_FAILED, {"consumer": self.name, "after": after, "error": reason(error), "now": run.now})
+        params = {"consumer": self.name, "after": after, "error": reason(error)}
+        self._scope.write(lambda run: run.run(_FAILED, {**params, "now": run.now}))
 
     def reset(self, run: Executor, position: Start) -> None:
         """Puts the row at a position, whatever it was at. Raises `NotFound`."""

@@ -206,8 +206,7 @@ class ConsumerGroup:
 
     def remove(self) -> bool:
         """Forgets the group, its claims and what it has parked; whether it was known. Its members get `NotFound` or `LeaseLost`."""
-        with self._scope.write() as run:
-            return self._cursor.remove(run)
+        return self._scope.write(self._cursor.remove)
 
     # Claims
 
@@ -313,9 +312,7 @@ class ConsumerGroup:
         """
         if isinstance(claims, Claim):
             key = self._key(claims)
-            with self._scope.write() as run:
-                ended = run.run(_ACKNOWLEDGE, key)
-            if not ended:
+            if not self._scope.write(lambda run: run.run(_ACKNOWLEDGE, key)):
                 raise self._lost(claims)
         elif wanted := list(claims):
             self._acknowledge(wanted)
@@ -349,8 +346,8 @@ class ConsumerGroup:
         Raises `LeaseLost`.
         """
         key, text, span = self._key(claim), reason(error), duration(delay, "delay")
-        with self._scope.write() as run:
-            row = run.one(_RETRY, {**key, "now": run.now, "expires": run.now + span, "error": text, "most": self._max_attempts})
+        params = {**key, "error": text, "most": self._max_attempts}
+        row = self._scope.write(lambda run: run.one(_RETRY, {**params, "now": run.now, "expires": run.now + span}))
         if row is None:
             raise self._lost(claim)
         return row[0] is None
@@ -358,17 +355,13 @@ class ConsumerGroup:
     def release(self, claim: Claim) -> None:
         """Gives an event back unharmed; no attempt is counted. Raises `LeaseLost`."""
         key = self._key(claim)
-        with self._scope.write() as run:
-            released = run.run(_RELEASE, {**key, "now": run.now})
-        if not released:
+        if not self._scope.write(lambda run: run.run(_RELEASE, {**key, "now": run.now})):
             raise self._lost(claim)
 
     def park(self, claim: Claim, error: str | BaseException) -> None:
         """Gives an event up: it is put aside until `unpark` or `discard`, and holds nobody up. Raises `LeaseLost`."""
         key, text = self._key(claim), reason(error)
-        with self._scope.write() as run:
-            parked = run.run(_PARK, {**key, "now": run.now, "error": text})
-        if not parked:
+        if not self._scope.write(lambda run: run.run(_PARK, {**key, "now": run.now, "error": text})):
             raise self._lost(claim)
 
     def _key(self, claim: Claim) -> dict[str, Any]:
@@ -410,8 +403,8 @@ class ConsumerGroup:
 
     def _parked(self, all_: Any, some: Any, events: Iterable[Parked | Event | int] | None) -> int:
         positions = None if events is None else codec.encode([_position(event) for event in events])
-        with self._scope.write() as run:
-            return run.run(all_ if positions is None else some, {"consumer": self.name, "positions": positions, "now": run.now})
+        params = {"consumer": self.name, "positions": positions}
+        return self._scope.write(lambda run: run.run(all_ if positions is None else some, {**params, "now": run.now}))
 
     # The whole round
 

@@ -57,13 +57,11 @@ class Subscription:
 
         Waits for who is handling events under this name. Raises `NotFound`.
         """
-        with self._scope.write() as run:
-            self._cursor.reset(run, position)
+        self._scope.write(lambda run: self._cursor.reset(run, position))
 
     def remove(self) -> bool:
         """Forgets the name and its position; whether it was known. Who follows it gets `NotFound`."""
-        with self._scope.write() as run:
-            return self._cursor.remove(run)
+        return self._scope.write(self._cursor.remove)
 
     @contextmanager
     def batch(self, *, limit: int = 100) -> Iterator[tuple[UnitOfWork, list[Event]]]:

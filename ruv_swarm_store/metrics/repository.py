@@ -42,11 +42,14 @@ class Metrics(Repository[Metric]):
         at: Moment | None = None,
     ) -> Metric:
         """Stores one value, measured now or `at` an instant. Raises `InvalidValue` for NaN and infinities."""
-        row = seal(Sample(name, value, agent, type, unit, tags, at))
+        sealed = seal(Sample(name, value, agent, type, unit, tags, at))
+
+        def add(run: Executor) -> Metric:
+            row = _timed(sealed, run)
+            return metric_of(row, run.insert(METRICS.insertion, row))
+
         try:
-            with self._scope.write() as run:
-                row = _timed(row, run)
-                return metric_of(row, run.insert(METRICS.insertion, row))
+            return self._scope.write(add)
         except Conflict as error:
             raise _no_agent() from error
 

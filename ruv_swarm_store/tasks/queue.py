@@ -108,12 +108,15 @@ class Tasks(Repository[Task]):
         )  # fmt: skip
         if new.related:
             return self._add([new])[0]
-        with self._scope.write() as run:
+
+        def add(run: Executor) -> Task:
             row = new.row(run.now, new_id(run.now))
-            try:
-                return new.stored(row, run.insert(ADD_PLAIN if new.plain else ADD_SPECIAL, row))
-            except Conflict as error:
-                raise adding.refused(new, error) from error
+            return new.stored(row, run.insert(ADD_PLAIN if new.plain else ADD_SPECIAL, row))
+
+        try:
+            return self._scope.write(add)
+        except Conflict as error:
+            raise adding.refused(new, error) from error
 
     def enqueue_many(self, tasks: Iterable[NewTask | tuple[str, Any]]) -> list[Task]:
         """Adds tasks in order, all or none; each is a `NewTask` or a pair of type and payload. See `enqueue`."""
@@ -148,14 +151,16 @@ class Tasks(Repository[Task]):
         wanted = claims.check_types(types)
         who = _agent_id(agent)
         span = duration(lease, "lease")
-        with self._scope.write() as run:
+
+        def take(run: Executor) -> Sequence[Any] | None:
             params = {"agent": who, "now": run.now, "expires": run.now + span}
             if wanted is None:
-                row = run.one(claims.CLAIM_ANY, params)
-            elif len(wanted) == 1:
-                row = run.one(claims.CLAIM_TYPE, {**params, "type": wanted[0]})
-            else:
-                row = run.one(claims.CLAIM_TYPES, {**params, "types": codec.encode(wanted)})
+                return run.one(claims.CLAIM_ANY, params)
+            if len(wanted) == 1:
+                return run.one(claims.CLAIM_TYPE, {**params, "type": wanted[0]})
+            return run.one(claims.CLAIM_TYPES, {**params, "types": codec.encode(wanted)})
+
+        row = self._scope.write(take)
         return TASKS.load(row) if row is not None else next(iter(self._take(who, 1, wanted, span)), None)
 
     def claim_many(self, agent: Agent | str, limit: int, *, types: Iterable[str] | None = None, lease: float = 30.0) -> list[Task]:
@@ -164,15 +169,15 @@ class Tasks(Repository[Task]):
         who = _agent_id(agent)
         span = duration(lease, "lease")
         codec.integer(limit, "limit", 1)
-        if wanted is None or len(wanted) == 1:
-            with self._scope.write() as run:
-                params = {"agent": who, "limit": limit, "now": run.now, "expires": run.now + span}
-                if wanted is None:
-                    rows = run.all(claims.CLAIM_BATCH[limit], params)
-                else:
-                    rows = run.all(claims.CLAIM_BATCH_OF_TYPE[limit], {**params, "type": wanted[0]})
-            if rows:
-                return claims.in_order(rows)
+
+        def take(run: Executor) -> Sequence[Sequence[Any]]:
+            params = {"agent": who, "limit": limit, "now": run.now, "expires": run.now + span}
+            if wanted is None:
+                return run.all(claims.CLAIM_BATCH[limit], params)
+            return run.all(claims.CLAIM_BATCH_OF_TYPE[limit], {**params, "type": wanted[0]})
+
+        if (wanted is None or len(wanted) == 1) and (rows := self._scope.write(take)):
+            return claims.in_order(rows)
         return self._take(who, limit, wanted, span)
 
     def _take(self, agent: str, limit: int, types: Sequence[str] | None, span: int) -> list[Task]:
@@ -232,8 +237,7 @@ class Tasks(Repository[Task]):
     def start(self, task: Task | str) -> Task:
         """Marks a claimed task as running. Raises `LeaseLost`, `InvalidTransition` or `NotFound`."""
         key = lease_of(task)
-        with self._scope.write() as run:
-            row = run.one(endings.START, {**key, "now": run.now})
+        row = self._scope.write(lambda run: run.one(endings.START, {**key, "now": run.now}))
         return TASKS.load(row) if row is not None else self._explain(key, "started", TaskStatus.ASSIGNED)
 
     def heartbeat(self, task: Task | str, *, lease: float = 30.0) -> bool:
@@ -243,16 +247,14 @@ class Tasks(Repository[Task]):
         """
         key = lease_of(task)
         span = duration(lease, "lease")
-        with self._scope.write() as run:
-            row = run.one(_HEARTBEAT, {**key, "expires": run.now + span})
+        row = self._scope.write(lambda run: run.one(_HEARTBEAT, {**key, "expires": run.now + span}))
         return row[0] is None if row is not None else self._explain(key, "extended", *LEASED)
 
     def complete(self, task: Task | str, result: Any = None) -> Task:
         """Ends a task with its result and frees what waits for it. Raises `LeaseLost`, `InvalidTransition` or `NotFound`."""
         key = lease_of(task)
         text = _result(result)
-        with self._scope.write() as run:
-            row = run.one(endings.COMPLETE_ALONE, {**key, "result": text, "now": run.now})
+        row = self._scope.write(lambda run: run.one(endings.COMPLETE_ALONE, {**key, "result": text, "now": run.now}))
         return TASKS.load(row) if row is not None else self._complete([(key, text)])[0]
 
     def complete_many(self, tasks: Iterable[tuple[Task | str, Any]]) -> list[Task]:
@@ -418,13 +420,12 @@ class Tasks(Repository[Task]):
     def pause(self, type: str, *, by: Agent | str | None = None) -> bool:
         """Keeps tasks of a type from being claimed, those already held aside; whether it was not paused before."""
         params = {"type_": codec.text(type, "task type"), "by": None if by is None else _agent_id(by)}
-        with self._scope.write() as run:
-            return run.one(_PAUSE, {**params, "now": run.now}) is not None
+        return self._scope.write(lambda run: run.one(_PAUSE, {**params, "now": run.now})) is not None
 
     def resume(self, type: str) -> bool:
         """Lets tasks of a paused type be claimed again; whether it was paused."""
-        with self._scope.write() as run:
-            return run.run(_RESUME, {"type_": codec.text(type, "task type")}) > 0
+        params = {"type_": codec.text(type, "task type")}
+        return self._scope.write(lambda run: run.run(_RESUME, params)) > 0
 
     def paused(self) -> list[Pause]:
         """The paused types, in order, with when and by whom."""

@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 import sqlalchemy
@@ -42,6 +42,8 @@ from ruv_swarm_store.engines.postgresql.watch import Watch
 from ruv_swarm_store.errors import Closed, InvalidValue, StoreError, Unavailable
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 POOL_SIZE = 16
 """Most connections of one store, unless its URL says `?pool_size=`."""
@@ -220,8 +222,9 @@ class PostgreSQLEngine(Engine):
         run: PostgreSQLExecutor | None = getattr(self._local, "run", None)
         return _Taken(self, changes=False) if run is None else _Here(run)
 
-    def write(self) -> AbstractContextManager[Executor]:
-        return self.transaction() if self.within else _Taken(self, changes=True)
+    def write(self, step: Callable[[Executor], T]) -> T:
+        with self.transaction() if self.within else _Taken(self, changes=True) as run:
+            return step(run)
 
     @contextmanager
     def transaction(self) -> Iterator[Executor]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from sqlalchemy import Connection, Executable, Text, column, delete, insert, select, table
 from sqlalchemy.exc import DBAPIError
@@ -51,6 +51,8 @@ _FORGET_NUMBER = delete(_sequences).where(_sequences.c.name == parameter("name")
 _SET_NUMBER = insert(_sequences).values(name=parameter("name"), seq=parameter("number"))
 
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+
+T = TypeVar("T")
 
 MOST_READERS = 64
 """Most connections that read; beyond it threads share them."""
@@ -124,14 +126,12 @@ class SQLiteEngine(Engine):
         with self._lock:
             yield self._ready()
 
-    def write(self) -> AbstractContextManager[Executor]:
-        return Lent(self._write())
-
-    def _write(self) -> Generator[Executor]:
+    def write(self, step: Callable[[Executor], T]) -> T:
         with self._lock:
-            yield self._ready()
+            found = step(self._ready())
             if self._watch.waiting:
                 self._watch.note(self._writer)
+            return found
 
     def transaction(self) -> AbstractContextManager[Executor]:
         return Lent(self._transaction())

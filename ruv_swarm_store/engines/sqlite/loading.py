@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ruv_swarm_store.engines.executor import Executor
 from ruv_swarm_store.engines.sqlite.connections import SQLiteExecutor
 from ruv_swarm_store.engines.sqlite.engine import MemoryEngine
 
@@ -13,7 +14,10 @@ def load(engine: MemoryEngine, image: bytes) -> None:
     """Replaces what a database in memory holds by what is in a file."""
     data = bytearray(image)
     data[_MODE] = b"\x01\x01"
-    with engine.write() as run:
+
+    def put(run: Executor) -> None:
         assert isinstance(run, SQLiteExecutor)
         run.raw.deserialize(bytes(data))
+
+    engine.write(put)
     engine.caches.clear()

@@ -184,6 +184,11 @@ class SQLiteLog(Log):
         while True:
             header = None if log is None else wal.read_header(log)
             last = self._start(log, header)
+            if last is None:
+                if log is not None and header is not None and wal.read_at(log, wal.HEADER, 0) != header.raw:
+                    continue  # begun anew after its header was read
+                self._resumed = False
+                raise Discontinuity("what was committed since cannot be told from the log", hint="Copy the pages that have changed")
             changes = Logged(log, header, self._page_size, self._place, self._place)
             self._found = (self._header, self._last)
             if log is None or header is None:
@@ -201,16 +206,15 @@ class SQLiteLog(Log):
                     changes.end = wal.place(header, *last)
                 return changes
 
-    def _start(self, log: int | None, header: wal.Header | None) -> tuple[int, wal.Checksum]:
-        """Behind which frame of the log what is not stored begins."""
+    def _start(self, log: int | None, header: wal.Header | None) -> tuple[int, wal.Checksum] | None:
+        """Behind which frame of the log what is not stored begins; None where that cannot be told."""
         held = self._held.is_still()  # after the header was read: whatever it says, it was held until then
         if self._resumed and log is not None and header is not None and header == self._header:
             if wal.frame_checksum(log, header, self._last[0]) == self._last[1]:
                 return self._last
         elif self._resumed and self._seen_all and held:
             return 0, (0, 0) if header is None else header.checksum
-        self._resumed = False
-        raise Discontinuity("what was committed since cannot be told from the log", hint="Copy the pages that have changed")
+        return None
 
     def stored(self, changes: Changes) -> None:
         self._opened.close()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 from sqlalchemy import URL
@@ -21,6 +21,8 @@ from ruv_swarm_store.engines.sqlite.engine import MemoryEngine, SQLiteEngine
 from ruv_swarm_store.errors import InvalidValue, Unavailable, Unsupported
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class SqljsEngine(MemoryEngine):
@@ -61,11 +63,10 @@ class SqljsEngine(MemoryEngine):
     def snapshot(self) -> AbstractContextManager[Executor]:
         return SQLiteEngine.snapshot(self) if self._options.read_only else super().snapshot()
 
-    @contextmanager
-    def write(self) -> Iterator[Executor]:
-        with super().write() as run:
-            yield run
+    def write(self, step: Callable[[Executor], T]) -> T:
+        found = super().write(step)
         self._store()
+        return found
 
     @contextmanager
     def transaction(self) -> Iterator[Executor]:
