@@ -12,7 +12,7 @@ from typing import Any
 ENGINES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 OURS = {"normal": "#1f5fa8", "full": "#9dc3e6"}
 COLOURS = ("#d1495b", "#edae49", "#3c8d5a", "#7b5ea7", "#00798c", "#8a5a44", "#e377c2", "#6b7280")
-MARKERS = "osD^vPX*"
+MARKERS = "osD^vPX*<>h"
 MOST = 1.75
 """The ratio at which a bar ends that would be longer."""
 STYLE = {
