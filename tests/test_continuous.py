@@ -113,7 +113,6 @@ def sail_and_sink(tmp_path: Path, harbour: Harbour, seconds: float) -> None:
     assert told, (tmp_path / "shipped").read_text()
     backups = Backups.of(DirectoryStorage(tmp_path / "swarm.db.backups"))
     restored = backups.restore(into=tmp_path / "restored.db")
-    assert restored.instant >= told[-1]
     with Store.open(tmp_path / "restored.db") as store, Store.open(tmp_path / "swarm.db") as survivor:
         events = store.events.read_all(limit=100_000)
         assert events == survivor.events.read_all(limit=len(events))
@@ -121,7 +120,8 @@ def sail_and_sink(tmp_path: Path, harbour: Harbour, seconds: float) -> None:
         for event in events:
             counts[event.aggregate_id] = counts.get(event.aggregate_id, 0) + 1
         done = {task.id for task in store.tasks.query().all() if task.status == "completed"}
-        kept = acknowledged(tmp_path, restored.instant)
+        # Where nothing was committed meanwhile, shipping tells a later instant than what it has stored bears: the promise is the same.
+        kept = acknowledged(tmp_path, max(restored.instant, told[-1]))
         for kind, name, what in kept:
             assert counts.get(name, 0) >= int(what) if kind == "event" else name in done
         assert len(kept) > ENOUGH
