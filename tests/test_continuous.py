@@ -350,6 +350,32 @@ def test_nothing_is_missed_whatever_others_do_to_the_log(path: Path, environment
     assert before > 100
 
 
+def test_a_log_begun_anew_while_shipping_begins_goes_on_from_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame_checksum, resume, resuming = wal.frame_checksum, SQLiteLog.resume, []
+
+    def late(*arguments: Any) -> Any:
+        if resuming == [1]:
+            resuming.append(2)
+            for number in range(100):  # over the frame that is looked at
+                store.config.set("key", number)
+        return frame_checksum(*arguments)
+
+    def noting(*arguments: Any, **options: Any) -> bool:
+        resuming.append(1)
+        return resume(*arguments, **options)
+
+    with Store.open(path) as store, store.backup_to(MemoryStorage()).continuous(60) as shipping:
+        store.config.set("key", -1)
+        with closing(sqlite3.connect(path)) as raw:
+            raw.execute("PRAGMA wal_checkpoint").fetchall()  # all is copied: who commits next begins the log anew
+        monkeypatch.setattr(wal, "frame_checksum", late)
+        monkeypatch.setattr(SQLiteLog, "resume", noting)
+        shipping.ship()
+        assert 2 in resuming
+        assert shipping.status().backups == 1
+        assert restored(shipping.backups, path) == rows(store)
+
+
 @pytest.mark.parametrize("interval", [0.01, 60.0])
 def test_the_log_is_kept_short(path: Path, interval: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(continuous, "SHORTEN", 300_000)

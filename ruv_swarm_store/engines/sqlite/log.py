@@ -152,16 +152,20 @@ class SQLiteLog(Log):
     def resume(self, place: str | None, *, later: bool = False) -> bool:
         self._resumed = False
         with self._engine.reading_files(), opened_log(self._engine.path) as log:
-            header = None if log is None else wal.read_header(log)
             known = None if place is None else wal.parse_place(place)
-            if known is not None and log is not None and header is not None and known.generation == header.generation:
-                self._resumed = wal.frame_checksum(log, header, known.frame) == known.checksum and (
-                    later or known.frame <= self._committed(log, header)
-                )
-                self._header, self._last = header, (known.frame, known.checksum)
-            elif later:
-                self._resumed = self._held.is_still()
-                self._header, self._last = None, (0, (0, 0))  # what there is now was begun after that place
+            while True:
+                header = None if log is None else wal.read_header(log)
+                if known is not None and log is not None and header is not None and known.generation == header.generation:
+                    self._resumed = wal.frame_checksum(log, header, known.frame) == known.checksum and (
+                        later or known.frame <= self._committed(log, header)
+                    )
+                    self._header, self._last = header, (known.frame, known.checksum)
+                    if not self._resumed and wal.read_at(log, wal.HEADER, 0) != header.raw:
+                        continue  # begun anew after its header was read
+                elif later:
+                    self._resumed = self._held.is_still()
+                    self._header, self._last = None, (0, (0, 0))  # what there is now was begun after that place
+                break
         self._place = place
         self._seen_all = later
         return self._resumed
