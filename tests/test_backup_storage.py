@@ -541,3 +541,42 @@ def test_two_stores_in_one_place_do_not_add_to_each_other(tmp_path: Path):
 
 def test_where_a_database_is_holds_no_password():
     assert name_of("postgresql+psycopg://me:secret@host/db?password=secret&host=/run") == "postgresql://me:***@host/db?host=%2Frun"
+
+
+FIRST = """
+import sys
+import threading
+from ruv_swarm_store.backup.backups import Backups
+
+def look(kind):
+    backups = Backups.of(sys.argv[1] + kind)
+    turn.wait()
+    try:
+        assert backups.drill().passed
+        assert backups.verify(integrity=False).ok
+    except BaseException as error:
+        print(repr(error))
+
+sys.setswitchinterval(1e-6)
+turn = threading.Barrier(6)
+threads = [threading.Thread(target=look, args=(kind,)) for kind in ("pages", "rows") * 3]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_threads_read_at_once_what_the_process_has_not_read_before(path: Path, tmp_path: Path, python: Callable[..., str]):
+    # msgspec looks at a type when it first decodes one; two threads that have it do so at once crash the process.
+    with Store.open(path) as store:
+        store.config.set("key", 1)
+        for kind in ("pages", "rows"):
+            backups = store.backup_to(tmp_path / kind)
+            backups.create(format=kind)
+            backups.drill()
+        with store.backup_to(tmp_path / "pages").continuous() as shipping:
+            store.config.set("key", 2)
+            shipping.ship()
+    for _ in range(3):
+        assert python(FIRST, f"{tmp_path}/") == ""

@@ -53,9 +53,10 @@ class Harbour:
         print(directory, file=self._process.stdin, flush=True)
         return int(self._answer())
 
-    def sink(self, leader: int) -> None:
+    def sink(self, leader: int) -> int:
+        """Kills a fleet; how its leader has ended, as `Popen.returncode` tells."""
         os.killpg(leader, signal.SIGKILL)
-        assert self._answer() == "ended"
+        return int(self._answer())
 
     def _answer(self) -> str:
         assert self._process.stdout is not None
@@ -108,7 +109,9 @@ def sail_and_sink(tmp_path: Path, harbour: Harbour, seconds: float) -> None:
             time.sleep(0.01)
         time.sleep(seconds)
     finally:
-        harbour.sink(leader)
+        end = harbour.sink(leader)
+    assert not (ended := [file.read_text() for file in tmp_path.glob("ended.*")]), "\n".join(ended)
+    assert end == -signal.SIGKILL, "it has ended by itself"
     told = instants(tmp_path)
     assert told, (tmp_path / "shipped").read_text()
     backups = Backups.of(DirectoryStorage(tmp_path / "swarm.db.backups"))

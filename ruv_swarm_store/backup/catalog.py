@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from ruv_swarm_store.backup.encryption import Cipher, Encryption, Key, Keyring
 from ruv_swarm_store.backup.frames import Compression, FrameReader, FrameWriter
-from ruv_swarm_store.backup.manifest import MANIFEST, Backup, Role, check_signature, file_name, seal, unseal
+from ruv_swarm_store.backup.manifest import MANIFEST, Backup, Role, check_signature, decode_backup, file_name, seal, unseal
 from ruv_swarm_store.backup.retrying import RetryingStorage
 from ruv_swarm_store.backup.storage import BackupStorage
 from ruv_swarm_store.errors import CorruptBackup, NotFound, SchemaMismatch, StoreError
@@ -128,7 +128,7 @@ class Catalog:
 
     def _load(self, id: str, name: str) -> Backup:
         data = b"".join(self.storage.read(name))
-        backup = unseal(name, data, Backup)
+        backup = unseal(name, data, decode_backup)
         if backup.id != id:
             raise CorruptBackup(f"{name} belongs to another backup, {backup.id}", hint="Bring the file back from a copy", file=name)
         if self.keyring.fits(backup.encryption):
@@ -193,10 +193,10 @@ class Catalog:
         data = seal(record, self.cipher(encryption))
         self.storage.write(name, lambda: [data])
 
-    def read_record(self, name: str, kind: type[S], encryption: Encryption | None = None) -> S:
+    def read_record(self, name: str, decode: Callable[[bytes], S], encryption: Encryption | None = None) -> S:
         """A record. Raises `CorruptBackup` when it was damaged."""
         data = b"".join(self._chunks(name))
-        record = unseal(name, data, kind)
+        record = unseal(name, data, decode)
         if encryption is not None and self.keyring.fits(encryption):
             check_signature(name, data, self.cipher(encryption))
         return record

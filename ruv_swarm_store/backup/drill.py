@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
+import msgspec
 from msgspec import Struct
 
 from ruv_swarm_store.backup.catalog import Catalog, Contents, Progress
@@ -37,6 +38,9 @@ class Drill(Struct, frozen=True, kw_only=True):
     position: int = 0
     rows: Mapping[str, int] = {}
     """How many there were in each table."""
+
+
+decode = msgspec.json.Decoder(Drill).decode
 
 
 def drill(
@@ -85,4 +89,4 @@ def is_record(name: str) -> bool:
 def records(catalog: Catalog, contents: Contents, id: str) -> list[Drill]:
     """The drills of a backup, oldest first. Raises `CorruptBackup` for a damaged record."""
     encryption = contents.get(id).encryption
-    return [catalog.read_record(name, Drill, encryption) for name in contents.of(id) if is_record(name)]
+    return [catalog.read_record(name, decode, encryption) for name in contents.of(id) if is_record(name)]

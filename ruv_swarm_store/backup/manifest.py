@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal, TypeVar
 
 import msgspec
@@ -112,11 +112,17 @@ def time_of(name: str) -> int:
 _id = re.compile(r"([0-9a-f]{8})-([0-9a-f]{4})-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
+# Decoders are made here, not where they are used: msgspec crashes when two threads have it look at a type for the first time.
+decode_backup = msgspec.json.Decoder(Backup).decode
+
+
 class _Beginning(Struct):
     """What every version of the form has."""
 
     format_version: int = field(default=0)
 
+
+_decode_beginning = msgspec.json.Decoder(_Beginning).decode
 
 S = TypeVar("S", bound=Struct)
 
@@ -128,8 +134,8 @@ def seal(record: Struct, cipher: Cipher | None = None) -> bytes:
     return text + f"\n{hashlib.sha256(text).hexdigest()}{signature}\n".encode()
 
 
-def unseal(name: str, data: bytes, kind: type[S]) -> S:
-    """What `seal` was given; what later releases have added is passed over.
+def unseal(name: str, data: bytes, decode: Callable[[bytes], S]) -> S:
+    """What `seal` was given, by the decoder of its type; what later releases have added is passed over.
 
     Raises `CorruptBackup` for a file that was not written so, and `SchemaMismatch` for one of a later form.
     """
@@ -139,14 +145,14 @@ def unseal(name: str, data: bytes, kind: type[S]) -> S:
     try:
         if not whole:
             raise ValueError("it does not match its checksum")
-        if (version := msgspec.json.decode(text, type=_Beginning).format_version) > FORMAT:
+        if (version := _decode_beginning(text).format_version) > FORMAT:
             raise SchemaMismatch(
                 f"{name} is of form {version}, and this release reads {FORMAT}",
                 hint="Upgrade ruv-swarm-store",
                 actual=version,
                 expected=FORMAT,
             )
-        return msgspec.json.decode(text, type=kind)
+        return decode(text)
     except (ValueError, msgspec.MsgspecError) as error:
         raise CorruptBackup(f"{name} is damaged ({error})", hint="Bring the file back from a copy", file=name) from error
 

@@ -66,6 +66,10 @@ class _Numbers(Struct, frozen=True, tag="numbers"):
 
 _encoder = msgspec.json.Encoder()
 _rows = msgspec.json.Decoder(list[Any])
+_decode_header = msgspec.json.Decoder(_Header).decode
+_decode_references = msgspec.json.Decoder(_References).decode
+_decode_end = msgspec.json.Decoder(_End).decode
+_decode_numbers = msgspec.json.Decoder(_Numbers).decode
 _is_name = re.compile(r"[a-z][a-z0-9_]{0,62}").fullmatch
 
 
@@ -229,11 +233,11 @@ class _Arriving:
     def late(self) -> Iterator[Rows]:
         """The references that had to wait."""
         while self._file.line.startswith(b'{"type":"references"'):
-            yield msgspec.json.decode(self._file.next(), type=_References).rows
+            yield _decode_references(self._file.next()).rows
 
     def content(self) -> Content:
         """What was written."""
-        end = msgspec.json.decode(self._file.next(), type=_End)
+        end = _decode_end(self._file.next())
         name, backup = self.plan.table.name, self._file.backup
         promised = Content(backup.rows.get(name, 0), backup.checksums.get(name, ""))
         if (end.table, end.content) != (name, promised):
@@ -252,7 +256,7 @@ class _File:
         self.line = next(self._lines, b"")
         """The one to be read next; empty at the end."""
         metadata = MetaData()
-        header = msgspec.json.decode(self.next(), type=_Header)
+        header = _decode_header(self.next())
         self.journaled = header.journaled
         self.streams = [_Arriving(self, _plan(described, metadata)) for described in header.tables]
         if len({stream.plan.table.name for stream in self.streams}) < len(self.streams):
@@ -265,7 +269,7 @@ class _File:
 
     def numbers(self) -> Mapping[str, int]:
         """The numbers, which stand at the end."""
-        numbers = msgspec.json.decode(self.next(), type=_Numbers)
+        numbers = _decode_numbers(self.next())
         if self.line or next(self._lines, None) is not None:
             raise ValueError("it goes on after its end")
         return numbers.last

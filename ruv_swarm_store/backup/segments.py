@@ -54,6 +54,9 @@ class Segment(Struct, frozen=True, kw_only=True):
     """The numbers of the pages written, from 0, in order."""
 
 
+_decode = msgspec.json.Decoder(Segment).decode
+
+
 class Written(Struct, frozen=True):
     """A segment stored."""
 
@@ -120,7 +123,7 @@ class Reading:
         self._reader = catalog.frames(name, backup.encryption)
         self._frames = iter(self._reader)
         try:
-            self.segment = msgspec.json.decode(next(self._frames, b""), type=Segment)
+            self.segment = _decode(next(self._frames, b""))
         except msgspec.MsgspecError as error:
             raise self._damaged(f"does not say what is in it ({error})") from error
         if self.segment.format_version > FORMAT:

@@ -118,7 +118,7 @@ class _Verifier:
         for name in self._contents.of(backup.id):
             if drill.is_record(name):
                 try:
-                    self._catalog.read_record(name, drill.Drill, backup.encryption)
+                    self._catalog.read_record(name, drill.decode, backup.encryption)
                 except CorruptBackup as error:
                     self._note(name, error)
                 except SchemaMismatch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from typing import Any
 
-from msgspec import Struct, convert
+from msgspec import Struct
 from sqlalchemy import and_, func, select, true
 
 from ruv_swarm_store import schema
@@ -72,7 +72,7 @@ class Run:
         slowest: list[Slow] = []
         for page in self._store.tasks.where(self.tasks, _t.type == FILE, _t.status == TaskStatus.COMPLETED).pages(PAGE):
             for task in page:
-                facts = convert(task.result["facts"], Facts)
+                facts = Facts(**task.result["facts"])
                 totals.files += 1
                 totals.unparsable += facts.fault is not None
                 totals.lines += facts.lines

@@ -22,6 +22,9 @@ CLOCKS = 20
 """Milliseconds by which a file system's clock may be behind."""
 
 
+_decode = msgspec.json.Decoder(Recount).decode
+
+
 class Mismatch(StoreError):
     """The swarm's outcome is not what it must be."""
 
@@ -46,7 +49,7 @@ class Recounting:
         if self._result is None and (returned := self._process.poll()) is not None:
             if returned == 0:
                 self._said.seek(0)
-                self._result = msgspec.json.decode(self._said.read(), type=Recount)
+                self._result = _decode(self._said.read())
             elif self._tries < TRIES:
                 self.stop()
                 self._start()

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 import threading
 import time
 from contextlib import suppress
@@ -435,7 +436,7 @@ def test_it_tells_what_the_database_takes_up(monitored):
 
 def test_a_snapshot_is_plain_data_and_outlives_the_store(monitored):
     monitored.tasks.enqueue("t")
-    assert msgspec.json.decode(msgspec.json.encode(monitored.monitor.snapshot()))["operations"][0]["name"] == "tasks.enqueue"
+    assert json.loads(msgspec.json.encode(monitored.monitor.snapshot()))["operations"][0]["name"] == "tasks.enqueue"
     monitored.close()
     snapshot = monitored.monitor.snapshot()
     assert snapshot.footprint is None

@@ -1,7 +1,8 @@
 """Fleets of processes that work on one store and back it up, each to be killed as a whole.
 
-For each directory, a line of its input, it starts a process group and prints its leader's number. Writers note in `acks.N` what was
-acknowledged to them, and when; the one that backs up notes in `shipped` how far it was told that the storage had got.
+For each directory, a line of its input, it starts a process group and prints its leader's number, and at last how that has ended, as
+`Popen.returncode` tells. Writers note in `acks.N` what was acknowledged to them, and when; the one that backs up, the leader, notes in
+`shipped` how far it was told that the storage had got. Whichever ends by itself leaves in `ended.PID` why.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 
 from ruv_swarm_store import NewEvent, Store, StoreError
@@ -76,13 +78,16 @@ def main() -> None:
     for line in sys.stdin:
         leader = os.fork()
         if not leader:
+            directory = Path(line.strip())
             try:
-                lead(Path(line.strip()))
+                lead(directory)
+            except BaseException:
+                (directory / f"ended.{os.getpid()}").write_text(traceback.format_exc())
             finally:
                 os._exit(1)
         print(leader, flush=True)
-        os.waitpid(leader, 0)
-        print("ended", flush=True)
+        _, status = os.waitpid(leader, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
 
 
 if __name__ == "__main__":
