@@ -29,7 +29,7 @@ from ruv_swarm_store.demo.worker import INDEXER
 pytestmark = pytest.mark.long
 
 posix = pytest.mark.skipif(os.name != "posix", reason="it takes signals")
-SLOW = ("--pace", "0.2")
+SLOW = ("--pace", "0.4")
 """For runs that are to be caught in the middle."""
 
 
