@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ import pytest
 from sqlalchemy import literal_column, select, text, union_all
 
 from ruv_swarm_store import Conflict, InvalidValue, NewEvent, Store, StoreError, schema
-from ruv_swarm_store.engines.sqlite.connections import BLOCKS
+from ruv_swarm_store.backup import continuous
+from ruv_swarm_store.backup.storage import MemoryStorage
+from ruv_swarm_store.engines.sqlite.connections import BLOCKS, Reader
+from ruv_swarm_store.engines.sqlite.driver import driver
 from ruv_swarm_store.engines.sqlite.engine import MOST_READERS
 from ruv_swarm_store.errors import Closed, CorruptDatabase, Unavailable, Unsupported
 from ruv_swarm_store.schema import tasks
@@ -273,6 +277,86 @@ def test_a_write_waits_for_a_busy_database(path: Path) -> None:
         release.join()
         other.close()
         assert store.config.get("k") == 1
+
+
+def log_size(path: Path) -> int:
+    return Path(f"{path}-wal").stat().st_size
+
+
+def fill(store: Store, count: int) -> None:
+    for number in range(count):
+        store.config.set(f"key-{number % 50}", os.urandom(50_000).hex())
+
+
+def test_the_log_stays_short_whoever_writes(path: Path) -> None:
+    with Store.open(path) as one, Store.open(path) as two:
+        for _ in range(4):
+            fill(one, 70)
+            with two.transaction():
+                fill(two, 70)
+        assert log_size(path) < 16_400_000 + 2 * 70 * 110_000
+        assert one.check() == []
+
+
+def test_a_log_that_could_not_be_copied_is_copied_after_the_next_commit(path: Path) -> None:
+    with Store.open(path) as store:
+        with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM tasks").fetchone()
+            fill(store, 300)
+            assert log_size(path) > 25_000_000
+        fill(store, 70)
+        before = log_size(path)
+        fill(store, 300)
+        assert log_size(path) <= before, "it was not begun anew"
+
+
+@pytest.mark.skipif(not driver("pysqlite").loses_commits, reason=f"SQLite {sqlite3.sqlite_version} copies its log safely by itself")
+def test_the_log_is_copied_only_while_nobody_can_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # sqlite.org/wal.html#walresetbug: a checkpoint during which somebody begins the log anew loses commits.
+    copied: list[str] = []
+    copy_log = Reader.copy_log
+
+    def watched(reader: Reader) -> int | None:
+        with closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as other:
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                other.execute("BEGIN IMMEDIATE")
+            copied.append(doing)
+        return copy_log(reader)
+
+    monkeypatch.setattr(Reader, "copy_log", watched)
+    monkeypatch.setattr(continuous, "BETWEEN", 0.0)
+    with Store.open(path) as store, store.backup_to(MemoryStorage()).continuous(60) as shipping:
+        assert pragma(store, "wal_autocheckpoint") == 0
+        doing = "committing"
+        fill(store, 300)
+        doing = "an image"
+        with store._engine.image() as image:
+            assert image.count
+        doing = "shipping"
+        for _ in range(3):
+            fill(store, 50)
+            shipping.ship()
+        assert store.check() == []
+    assert set(copied) == {"committing", "an image", "shipping"}
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_shipping_does_not_wait_for_who_writes(path: Path, inside: bool) -> None:
+    with Store.open(path) as store, store.backup_to(MemoryStorage()).continuous(60) as shipping:
+        first = shipping.ship()
+        fill(store, 20)  # more than is proven by checksums
+        with ExitStack() as until:
+            if inside:
+                until.enter_context(store.transaction())
+            else:
+                until.enter_context(closing(sqlite3.connect(path, isolation_level=None))).execute("BEGIN IMMEDIATE")
+            (second,) = crew.in_threads(1, lambda number, barrier: shipping.ship())
+        assert second.name != first.name
+        restored = shipping.backups.restore(into=path.with_name("restored.db"))
+        assert restored.instant == second.instant
+        with Store.open(path.with_name("restored.db")) as copy:
+            assert len(copy.config.get("key-19")) == 100_000
 
 
 def test_readers_and_the_writer_do_not_wait_for_each_other(store: Store) -> None:

@@ -6,8 +6,8 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -257,7 +257,7 @@ class Reader(SQLiteExecutor):
     def copy_log(self) -> int | None:
         """Copies from the log into the database what no transaction keeps there; tells the last frame in it that is committed.
 
-        None while somebody else copies: then nothing is told.
+        None while somebody else copies: then nothing is told. See `SQLiteEngine.copy_log`.
         """
         with self:
             frame = int(self.ask("PRAGMA wal_checkpoint(PASSIVE)", column=1))
@@ -322,6 +322,27 @@ class Writer(SQLiteExecutor):
                 self._patiently(error, lambda: self._execute("BEGIN IMMEDIATE"))
         self._marks.append(len(self._hooks))
         self.depth += 1
+
+    @contextmanager
+    def alone(self, seconds: float) -> Iterator[bool]:
+        """Keeps everybody from writing, without a change of its own; whether that was possible within so many seconds."""
+        deadline = time.monotonic() + seconds
+        while not self.depth:
+            try:
+                self._execute("BEGIN IMMEDIATE")
+                break
+            except self._driver.Error as error:
+                if not self._driver.is_busy(error):
+                    raise self._failed(error) from error
+                if time.monotonic() >= deadline:
+                    yield False
+                    return
+                time.sleep(0.0005)
+        try:
+            yield True
+        finally:
+            if not self.depth and self.raw.in_transaction:
+                self.raw.execute("ROLLBACK")
 
     def commit(self) -> None:
         """Closes the innermost level."""

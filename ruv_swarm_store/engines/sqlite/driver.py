@@ -33,6 +33,15 @@ class Driver:
         """What statements are compiled for: SQLite of the version that the driver brings, once it is loaded."""
         return self._dialect(dbapi=self.module, **JSON)  # type: ignore[no-any-return]
 
+    @cached_property
+    def loses_commits(self) -> bool:
+        """Whether a checkpoint during which somebody begins the log anew may take commits for copied that are not.
+
+        So it is with every SQLite before 3.51.3: https://www.sqlite.org/wal.html#walresetbug
+        """
+        version: tuple[int, ...] = self.module.sqlite_version_info
+        return version < (3, 51, 3) and not (3, 50, 7) <= version < (3, 51)
+
     def is_busy(self, error: BaseException) -> bool:
         """Whether the database was locked by somebody else, and may be free soon."""
         return getattr(error, "sqlite_errorcode", 0) & 0xFF in self._busy

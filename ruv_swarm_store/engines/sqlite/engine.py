@@ -6,6 +6,7 @@ One writer connection, guarded by a lock and opened with BEGIN IMMEDIATE; a read
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import re
@@ -31,7 +32,7 @@ from ruv_swarm_store.engines.image import Copied, Image
 from ruv_swarm_store.engines.lending import Lent
 from ruv_swarm_store.engines.log import Log
 from ruv_swarm_store.engines.metering import Footprint, Meter, dress
-from ruv_swarm_store.engines.sqlite import metering
+from ruv_swarm_store.engines.sqlite import metering, wal
 from ruv_swarm_store.engines.sqlite.connections import Reader, SQLiteExecutor, Writer
 from ruv_swarm_store.engines.sqlite.driver import driver
 from ruv_swarm_store.engines.sqlite.image import FileImage, Overlay, opened, opened_log, unreadable
@@ -54,6 +55,12 @@ _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 
 T = TypeVar("T")
 
+LONGEST_LOG = 4_000
+"""Pages in the log from which on it is copied into the database, to be begun anew."""
+_LOOK_EVERY = 64
+"""Changes of rows between two looks at how long it is."""
+_ALONE = 0.3
+"""Seconds that others are given to end their transactions, where the log is not to be copied while somebody writes."""
 MOST_READERS = 64
 """Most connections that read; beyond it threads share them."""
 
@@ -100,6 +107,9 @@ class SQLiteEngine(Engine):
         self._further: weakref.WeakSet[Reader] = weakref.WeakSet()
         self._watch = self._new_watch()
         self._watched = -1
+        self._copying: Reader | None = None
+        self._look_at_log = 0.0 if self._driver.loses_commits and self.capabilities.processes else math.inf
+        """How many changes this process makes before it looks after the log; SQLite does where it is safe."""
 
     def _new_watch(self) -> Watch:
         return Watch(self._driver, lambda: self._writer, self._open_reading if self.capabilities.processes else None)
@@ -128,7 +138,10 @@ class SQLiteEngine(Engine):
 
     def write(self, step: Callable[[Executor], T]) -> T:
         with self._lock:
-            found = step(self._ready())
+            writer = self._ready()
+            found = step(writer)
+            if writer.raw.total_changes >= self._look_at_log:
+                self._shorten_log(writer)
             if self._watch.waiting:
                 self._watch.note(self._writer)
             return found
@@ -162,6 +175,8 @@ class SQLiteEngine(Engine):
                 writer.commit()
                 if not level:
                     hooks = writer.committed()
+                    if writer.raw.total_changes >= self._look_at_log:
+                        self._shorten_log(writer)
             except BaseException as error:
                 if self._writer is writer:
                     inner = writer.depth > level + 1
@@ -245,7 +260,8 @@ class SQLiteEngine(Engine):
         }
         if writing:
             # A COMMIT after pages were rearranged looks through the whole cache (SQLite since 3.38): with 64 MB claims took twice as long.
-            pragmas |= {"busy_timeout": "0", "cache_size": "-8192", "wal_autocheckpoint": "4000", "journal_size_limit": "67108864"}
+            longest = 0 if self._driver.loses_commits else LONGEST_LOG
+            pragmas |= {"busy_timeout": "0", "cache_size": "-8192", "wal_autocheckpoint": str(longest), "journal_size_limit": "67108864"}
         else:
             pragmas |= {"cache_size": "-16384", "query_only": "ON"}
         return pragmas
@@ -355,17 +371,55 @@ class SQLiteEngine(Engine):
             yield reader
             reader.check_still()
 
+    # Copying the log
+
+    def copy_log(self, reader: Reader) -> int | None:
+        """`Reader.copy_log`, but never so that commits can be lost: see `Driver.loses_commits`.
+
+        Who begins the log anew holds the right to write. Where SQLite is not safe, that is held meanwhile; None where others keep it.
+        """
+        if not self._driver.loses_commits:
+            return reader.copy_log()
+        if not self._lock.acquire(timeout=_ALONE):
+            return None
+        try:
+            with self._ready().alone(_ALONE) as alone:
+                return reader.copy_log() if alone else None
+        finally:
+            self._lock.release()
+
+    def _shorten_log(self, writer: Writer) -> None:
+        """Copies the log if it is long, which SQLite does by itself after a commit where that is safe; call it with the lock held."""
+        if writer.depth:
+            return
+        self._look_at_log = writer.raw.total_changes + _LOOK_EVERY
+        with suppress(StoreError, OSError), opened_log(self.path) as log:  # a failure is the next one's who needs the database
+            header = None if log is None else wal.read_header(log)
+            if log is None or header is None or wal.frame_checksum(log, header, LONGEST_LOG) is None:
+                return
+            if self._copying is None:
+                self._copying = self._open_further()
+            with writer.alone(0) as alone:
+                if alone:
+                    self._copying.copy_log()
+                else:
+                    self._look_at_log = writer.raw.total_changes + 1
+
     @contextmanager
     def further_reader(self) -> Iterator[Reader]:
         """A reader that is no thread's."""
-        with self._opening:
-            reader = Reader(self._driver, self._open_reading(), self._statements, self._options, self._open_reading)
-            self._further.add(reader)
+        reader = self._open_further()
         try:
             yield reader
         finally:
             with reader:
                 reader.raw.close()
+
+    def _open_further(self) -> Reader:
+        with self._opening:
+            reader = Reader(self._driver, self._open_reading(), self._statements, self._options, self._open_reading)
+            self._further.add(reader)
+        return reader
 
     def _all_readers(self) -> list[Reader]:
         return [*self._readers, *self._further]
@@ -377,7 +431,7 @@ class SQLiteEngine(Engine):
             with self.reading_files():
                 overlay = Overlay()
                 with opened_log(self.path) as log:  # most of it, before anybody has to wait
-                    overlay.read_on(log, None if self._options.read_only else reader.copy_log)
+                    overlay.read_on(log, None if self._options.read_only else lambda: self.copy_log(reader))
                 file = until.enter_context(opened(self.path))
                 with nullcontext() if self._options.read_only else self.transaction():
                     until.enter_context(reader)

@@ -270,12 +270,11 @@ class SQLiteLog(Log):
         return Loaded(parts, pages)
 
     def _copy(self) -> int | None:
-        """`Reader.copy_log`, when others have ended their copying: writers do that, too, after their commits."""
+        """`SQLiteEngine.copy_log`, when others have ended their copying: writers do that, too, after their commits."""
         until = time.monotonic() + _COPYING
-        with self._copying as reader:
-            while (frame := reader.copy_log()) is None and time.monotonic() < until:
-                time.sleep(0.0005)
-            return frame
+        while (frame := self._engine.copy_log(self._copying)) is None and time.monotonic() < until:
+            time.sleep(0.0005)
+        return frame
 
     def close(self) -> None:
         self._resumed = False
