@@ -15,7 +15,19 @@ from sqlalchemy import ColumnElement, Executable, Text, and_, delete, func, lite
 
 from ruv_swarm_store import codec, inboxes, schema
 from ruv_swarm_store.clock import Moment, duration, milliseconds, new_id
-from ruv_swarm_store.engines import Executor, Steps, block, cooperate, insert_into, number_items, parameter, text_items, upsert, upsert_from
+from ruv_swarm_store.engines import (
+    Executor,
+    Pause,
+    Steps,
+    block,
+    cooperate,
+    insert_into,
+    number_items,
+    parameter,
+    text_items,
+    upsert,
+    upsert_from,
+)
 from ruv_swarm_store.entities import Agent, Audience, Delivery, Group, Message
 from ruv_swarm_store.errors import Conflict, InvalidValue, NotFound, Unsupported
 from ruv_swarm_store.query import Mapping, Query
@@ -257,7 +269,7 @@ class Messages(Repository[Message]):
                 return answer
             if (pause := _pause(deadline)) <= 0:
                 return None
-            yield seen, pause
+            yield Pause(seen, pause)
 
     @repeatable
     def receive(
@@ -330,7 +342,7 @@ class Messages(Repository[Message]):
                 visible, now = inboxes.next_visible(run, who), run.now
             if visible is not None:
                 pause = min(pause, max(visible - now, 1) / 1000)
-            yield seen, pause
+            yield Pause(seen, pause)
 
     def _refuse_to_wait(self) -> None:
         if self._scope.within:

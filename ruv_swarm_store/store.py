@@ -17,7 +17,7 @@ from ruv_swarm_store import codec, engines, migrations
 from ruv_swarm_store.agents import Agents
 from ruv_swarm_store.clock import Clock, duration, system_clock
 from ruv_swarm_store.config import Config
-from ruv_swarm_store.engines import Capabilities, Durability, Engine, Executor, Lent, Options, Scope, Storing, Trace
+from ruv_swarm_store.engines import Capabilities, Durability, Engine, Executor, Interest, Lent, Options, Scope, Storing, Trace
 from ruv_swarm_store.errors import Closed, InvalidValue, StoreError, Unsupported
 from ruv_swarm_store.events import Begin, Events, Upcasters
 from ruv_swarm_store.groups import Groups
@@ -203,7 +203,7 @@ class _Within:
     def wait(self, seen: int, seconds: float) -> bool:
         raise Unsupported("waiting inside a transaction would keep everybody else out", hint="Wait through the store")
 
-    async def wait_async(self, seen: int, seconds: float) -> bool:
+    async def wait_async(self, seen: int, seconds: float, interest: Interest | None = None) -> bool:
         return self.wait(seen, seconds)
 
     def __repr__(self) -> str:

@@ -27,7 +27,7 @@ from ruv_swarm_store.engines.constructs import (
     upsert_from,
 )
 from ruv_swarm_store.engines.engine import Capabilities, Durability, Engine, Options, Storing
-from ruv_swarm_store.engines.executor import Executor, Scope, Trace
+from ruv_swarm_store.engines.executor import Executor, Interest, Scope, Trace
 from ruv_swarm_store.engines.lending import Lent
 from ruv_swarm_store.engines.metering import Footprint, Meter
 from ruv_swarm_store.engines.sqlite import MemoryEngine, SQLiteEngine, loading, sqljs
@@ -44,6 +44,7 @@ __all__ = [
     "Executor",
     "Footprint",
     "Insertion",
+    "Interest",
     "Lent",
     "Meter",
     "Options",

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from ruv_swarm_store.clock import Clock, system_clock
 from ruv_swarm_store.engines.caches import Caches
-from ruv_swarm_store.engines.executor import Executor, Scope, Trace
+from ruv_swarm_store.engines.executor import Executor, Interest, Scope, Trace
 from ruv_swarm_store.engines.image import Image
 from ruv_swarm_store.engines.log import Log
 from ruv_swarm_store.engines.metering import Footprint, Meter
@@ -88,10 +88,10 @@ class Engine(Scope, ABC):
     def migration(self) -> AbstractContextManager[Connection]:
         """A connection inside one transaction that excludes every other writer, references unchecked until its end."""
 
-    async def wait_async(self, seen: int, seconds: float) -> bool:
+    async def wait_async(self, seen: int, seconds: float, interest: Interest | None = None) -> bool:
         if self.within:
             return self.wait(seen, seconds)  # which says why not
-        return await self._sentinel.wait(seen, seconds)
+        return await self._sentinel.wait(seen, seconds, interest)
 
     @cached_property
     def _sentinel(self) -> Sentinel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from operator import itemgetter
 from typing import Any, Protocol, TypeVar
@@ -95,6 +95,27 @@ class Executor(ABC):
         """Calls `hook` once this transaction, and every one around it, has committed."""
 
 
+class Interest(Protocol):
+    """What a coroutine waits for, and others perhaps with it: one look is enough for all of them."""
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for those for whom one look is enough."""
+        ...
+
+    @property
+    def seconds(self) -> float | None:
+        """How long at most it is to sleep while it is looked for; None for ever."""
+        ...
+
+    def look(self, group: Sequence[Any], tick: bool) -> tuple[Iterable[int], float]:
+        """Looks for a group with the same key: the places in it of those to wake, and in how many seconds to look though nothing changes.
+
+        Those who have waited longest come first in it. `tick` is true once a second. It is called in a thread of its own.
+        """
+        ...
+
+
 class Scope(Protocol):
     """Where a repository works: a store (each call its own transaction) or a unit of work (all in one)."""
 
@@ -126,8 +147,8 @@ class Scope(Protocol):
         """Blocks until `changes()` differs from `seen`, at most `seconds`; whether it does."""
         ...
 
-    async def wait_async(self, seen: int, seconds: float) -> bool:
-        """`wait`, while the event loop goes on."""
+    async def wait_async(self, seen: int, seconds: float, interest: Interest | None = None) -> bool:
+        """`wait`, while the event loop goes on. With an interest it may go on for as long as there is nothing for that."""
         ...
 
 

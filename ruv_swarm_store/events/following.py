@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from ruv_swarm_store import codec
 from ruv_swarm_store.clock import duration
-from ruv_swarm_store.engines import Scope, Steps, block, cooperate
+from ruv_swarm_store.engines import Pause, Scope, Steps, block, cooperate
 from ruv_swarm_store.entities import Event
 from ruv_swarm_store.events.cursors import stretch
 from ruv_swarm_store.events.reading import EVENTS, FIRST_PAGE, next_size
@@ -43,7 +43,7 @@ def arrival(
         while (left := again - time.monotonic()) > 0 and scope.changes() == seen:
             if stop is not None and stop():
                 return None
-            yield seen, left if stop is None else min(left, STOP_PAUSE)
+            yield Pause(seen, left if stop is None else min(left, STOP_PAUSE))
         if again == deadline and left <= 0:
             return look()[0]
     return None

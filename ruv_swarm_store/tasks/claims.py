@@ -147,6 +147,9 @@ _LOOK_FOR = select(
     _earliest_due,
 )
 _PAUSED = select(_pauses.type).order_by(_pauses.type)
+_COUNT = select(func.count()).select_from(select(c.position).where(pending).limit(_limit).subquery())
+_COUNT_OF = select(func.count()).select_from(select(c.position).where(pending, c.type.in_(_unpaused)).limit(_limit).subquery())
+_LIVING = select(_agents.id).where(_agents.id.in_(text_items("agents")), _agents.status != AgentStatus.TERMINATED)
 
 # The types there are ready tasks of, one step along the index for each, however many tasks there are.
 _types = select(func.min(c.type).label("type")).where(pending).cte("ready", recursive=True)
@@ -166,19 +169,32 @@ class Look(Struct, frozen=True):
     next_due: int | None
 
 
-def look(run: Executor, agent: str, types: Sequence[str] | None) -> Look:
-    """What there is for an agent, without writing. Raises for an agent that cannot claim."""
+def look(run: Executor, agent: str | None, types: Sequence[str] | None) -> Look:
+    """What there is for an agent, or for any, without writing. Raises for an agent that cannot claim."""
     params = {"agent": agent, "now": run.now, "types": codec.encode(types)}
     found = run.one(_LOOK if types is None else _LOOK_FOR, params)
     assert found is not None
     state, due_, ready, paused, next_due = found
-    if state is None:
+    if state is None and agent is not None:
         raise NotFound(f"no agent {agent!r}", hint="Register it before it claims", id=agent)
     if state == AgentStatus.TERMINATED:
         raise InvalidTransition(f"agent {agent!r} is terminated and can claim nothing", hint="Register it again first")
     if types is None and paused and ready:
         ready = bool(run.all(_UNPAUSED_TYPES))
     return Look(bool(due_), bool(ready), next_due)
+
+
+def ready(run: Executor, types: Sequence[str] | None, most: int) -> int:
+    """How many tasks of these types, or of any, are ready and not paused; counted up to `most`."""
+    if types is None:
+        types = [type for (type,) in run.all(_UNPAUSED_TYPES)] if run.all(_PAUSED) else None
+    found = run.one(_COUNT if types is None else _COUNT_OF, {"limit": most, "types": codec.encode(types)})
+    return 0 if found is None else int(found[0])
+
+
+def living(run: Executor, agents: Iterable[str]) -> set[str]:
+    """Which of these agents can claim."""
+    return {agent for (agent,) in run.all(_LIVING, {"agents": codec.encode(list(agents))})}
 
 
 def promote(run: Executor, types: Sequence[str] | None = None) -> None:

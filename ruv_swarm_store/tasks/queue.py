@@ -12,6 +12,7 @@ from sqlalchemy import delete, select, update
 from ruv_swarm_store import codec, schema
 from ruv_swarm_store.clock import Moment, duration, new_id, new_ids
 from ruv_swarm_store.engines import Executor, Steps, block, cooperate, parameter, text_items, upsert
+from ruv_swarm_store.engines import Pause as Nap
 from ruv_swarm_store.entities import Agent, DependencyPolicy, NewTask, Pause, Schedule, Task, TaskFailure, TaskStats, TaskStatus
 from ruv_swarm_store.errors import Conflict, InvalidValue, NotFound
 from ruv_swarm_store.repository import Repository, repeatable
@@ -21,6 +22,7 @@ from ruv_swarm_store.tasks.backoff import DEFAULT_BACKOFF, Backoff
 from ruv_swarm_store.tasks.new import ADD_PLAIN, ADD_SPECIAL, Checked, check, check_many
 from ruv_swarm_store.tasks.rows import FAILURES, PAUSES, SCHEDULES, TASKS, by_id, c, fenced, leased, why_not
 from ruv_swarm_store.tasks.rows import lease as lease_of
+from ruv_swarm_store.tasks.waiting import Waiter
 
 LONGEST_PAUSE = 1.0
 """Seconds after which whoever waits looks around anyway: for expired leases, and for a clock that was set."""
@@ -214,6 +216,7 @@ class Tasks(Repository[Task]):
     def _waiting(self, agent: Agent | str, types: Iterable[str] | None, lease: float, timeout: float | None) -> Steps[Task | None]:
         who, wanted = _agent_id(agent), claims.check_types(types)
         deadline = None if timeout is None else time.monotonic() + duration(timeout, "timeout") / 1000
+        waiter = Waiter(self._scope, self.rescue, who, wanted, deadline)
         rescued = -math.inf
         while True:
             seen = self._scope.changes()
@@ -230,7 +233,7 @@ class Tasks(Repository[Task]):
                 return None
             if found.next_due is not None and found.next_due > now:
                 pause = min(pause, (found.next_due - now) / 1000)
-            yield seen, pause
+            yield Nap(seen, pause, waiter)
 
     # Under a lease
 

@@ -4,12 +4,14 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from ruv_swarm_store import Store
+from ruv_swarm_store import NewTask, Store
 from ruv_swarm_store.engines import waiting
-from ruv_swarm_store.errors import StoreError
+from ruv_swarm_store.errors import InvalidTransition, StoreError
+from ruv_swarm_store.tasks import claims, queue
 
 
 async def soon(act: Callable[[], object], after: float = 0.05) -> None:
@@ -87,6 +89,85 @@ def test_many_await_and_each_task_goes_to_one(database):
         assert len({task.agent_id for task in taken}) == 20
 
     asyncio.run(play())
+
+
+@pytest.mark.needs("threads")
+def test_who_waits_for_the_same_is_looked_for_together(database, monkeypatch):
+    """A commit costs one look, however many coroutines wait for what it might have brought."""
+    store: Store = database.open()
+    agent = store.agents.register("worker")
+    looks, look = 0, claims.look
+
+    def counted(*args: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        return look(*args)
+
+    monkeypatch.setattr(claims, "look", counted)
+
+    async def play() -> None:
+        nonlocal looks
+        waiting = [asyncio.create_task(store.tasks.wait_async(agent, types=["rare"], timeout=60)) for _ in range(200)]
+        await asyncio.sleep(0.3)
+        looks = 0
+        for number in range(50):
+            await soon(lambda number=number: store.tasks.enqueue("common", number), 0.002)
+        assert looks < 500, "each looked for itself"
+        store.tasks.enqueue_many([("rare", number) for number in range(200)])
+        taken = await asyncio.gather(*waiting)
+        assert sorted(task.payload for task in taken) == list(range(200))
+
+    asyncio.run(play())
+
+
+def test_who_waits_learns_that_its_agent_was_terminated(database):
+    store: Store = database.open()
+    one, other = store.agents.register("worker"), store.agents.register("worker")
+
+    async def play() -> None:
+        waiting = asyncio.create_task(store.tasks.wait_async(one, timeout=30))
+        beside = asyncio.create_task(store.tasks.wait_async(other, timeout=30))
+        await soon(lambda: store.agents.terminate(one))
+        with pytest.raises(InvalidTransition, match="terminated"):
+            await asyncio.wait_for(waiting, 10)
+        assert not beside.done()
+        await soon(lambda: store.tasks.enqueue("t", 1))
+        assert (await beside).payload == 1
+
+    asyncio.run(play())
+
+
+def test_what_was_to_come_due_soon_is_not_late(database, monkeypatch):
+    monkeypatch.setattr(queue, "LONGEST_PAUSE", 20.0)
+    monkeypatch.setattr(waiting, "_LINGER", 20.0)
+    store: Store = database.open()
+    agent = store.agents.register("worker")
+
+    async def play() -> None:
+        store.tasks.enqueue_many([NewTask("t", number, delay=0.4) for number in range(3)])
+        first = asyncio.create_task(store.tasks.wait_async(agent, timeout=60))
+        await asyncio.sleep(0.05)
+        others = [asyncio.create_task(store.tasks.wait_async(agent, timeout=60)) for _ in range(2)]
+        began = time.monotonic()
+        assert {task.payload for task in await asyncio.gather(first, *others)} == {0, 1, 2}
+        assert time.monotonic() - began < 15
+
+    asyncio.run(play())
+
+
+@pytest.mark.needs("threads")
+def test_a_loop_that_is_gone_keeps_no_sentinel(database):
+    store: Store = database.open()
+    agent = store.agents.register("worker")
+    loop = asyncio.new_event_loop()
+    waiting = loop.create_task(store.tasks.wait_async(agent, timeout=60))
+    loop.run_until_complete(asyncio.sleep(0.05))
+    loop.close()
+    ended = time.monotonic() + 20
+    while (sentinel := store._engine._sentinel)._thread is not None and time.monotonic() < ended:
+        time.sleep(0.05)
+    assert sentinel._thread is None
+    waiting._log_destroy_pending = False
 
 
 def test_nothing_comes_within_the_timeout(database):

@@ -14,7 +14,7 @@ from sqlalchemy import URL
 from sqlalchemy.exc import ArgumentError
 
 from ruv_swarm_store.engines.engine import Capabilities, Options, Storing
-from ruv_swarm_store.engines.executor import Executor
+from ruv_swarm_store.engines.executor import Executor, Interest
 from ruv_swarm_store.engines.sqlite.bell import Bell, can_run_sync, run_sync
 from ruv_swarm_store.engines.sqlite.driver import driver
 from ruv_swarm_store.engines.sqlite.engine import MemoryEngine, SQLiteEngine
@@ -81,7 +81,7 @@ class SqljsEngine(MemoryEngine):
         if (changes := self._writer.raw.total_changes) != self._stored and self._flush_now():
             self._stored = max(self._stored, changes)
 
-    async def wait_async(self, seen: int, seconds: float) -> bool:
+    async def wait_async(self, seen: int, seconds: float, interest: Interest | None = None) -> bool:
         if self.within:
             return self.wait(seen, seconds)  # which says why not
         assert isinstance(self._watch, Bell)
