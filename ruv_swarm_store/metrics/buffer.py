@@ -30,15 +30,18 @@ class Buffer:
     """Samples on their way into the store: written when there are enough, when the oldest has waited long enough, and on closing.
 
     Any number of threads may record. Nothing is dropped in silence: what cannot be written for now is kept and tried again, up to
-    `limit` samples; then `record` raises and takes no more.
+    `limit` samples; then `record` raises and takes no more. A store's buffer is not written inside a transaction of its thread, which
+    might take back what others recorded; a unit of work's is that transaction's.
     """
 
-    def __init__(self, scope: Scope, size: int, seconds: float | None, limit: int | None) -> None:
+    def __init__(self, scope: Scope, size: int, seconds: float | None, limit: int | None, *, own: bool = True) -> None:
+        """`own` says whether what it writes are transactions of its own, rather than a part of a unit of work."""
         self._scope = scope
         self._size = codec.integer(size, "size", 1)
         self._seconds = None if seconds is None else duration(seconds, "seconds") / 1000
         self._limit = size * FACTOR if limit is None else codec.integer(limit, "limit", size)
-        self._timed = self._seconds is not None and not scope.within  # a transaction belongs to its thread
+        self._own = own
+        self._timed = self._seconds is not None and own  # a unit of work belongs to its thread
         self._closed = False
         self._start()
 
@@ -86,19 +89,19 @@ class Buffer:
 
         Raises `InvalidValue` for what cannot be stored. `NotFound` tells of samples taken earlier whose agents do not exist: they
         are in its `data["samples"]`; this value was taken. Any other error says that the buffer is full and why it cannot be
-        written (`Unavailable` while the database is away): this value was not taken.
+        written (`Unavailable` while the database is away, `StoreError` inside a transaction): this value was not taken.
         """
         self._here()
         row = seal(Sample(name, value, agent, type, unit, tags, at), self._scope.clock())
         while not self._take(row):
             self._write()
-        if self._due() and time.monotonic() >= self._again and not self._writing.locked():
+        if self._due() and time.monotonic() >= self._again and not (self._writing.locked() or self._inside()):
             with suppress(StoreError):  # kept as `failure`: there is room yet
                 self._write()
         self._report()
 
     def flush(self) -> None:
-        """Writes everything taken so far. Raises what keeps it from being written; the samples are kept then.
+        """Writes everything taken so far. Raises what keeps it from that, `StoreError` inside a transaction; the samples are kept then.
 
         Raises `NotFound` like `record`.
         """
@@ -133,6 +136,10 @@ class Buffer:
                 self._arm(self._seconds or 0)
             return True
 
+    def _inside(self) -> bool:
+        """Whether this thread is in a transaction that could take back what is written now."""
+        return self._own and self._scope.within
+
     def _due(self) -> bool:
         return len(self._waiting) >= self._size or self._old()
 
@@ -153,6 +160,11 @@ class Buffer:
 
     def _write(self) -> None:
         """Writes what is waiting, in order; what was not written is waiting again."""
+        if self._inside():
+            raise StoreError(
+                f"{self!r} cannot be written inside a transaction, which could take back what others have recorded",
+                hint="Leave the with block first, or use the unit of work's own: work.metrics.buffer()",
+            )
         if self._author == threading.get_ident():
             raise Unavailable("another coroutine of this thread is writing this buffer", hint="Let it go on, and try again then")
         with self._writing, self._as_author():

@@ -7,7 +7,7 @@ from typing import Any
 
 from ruv_swarm_store import codec, schema
 from ruv_swarm_store.clock import Moment, duration, milliseconds
-from ruv_swarm_store.engines import Executor, json_has
+from ruv_swarm_store.engines import Engine, Executor, json_has
 from ruv_swarm_store.entities import Agent, Metric, Watermark
 from ruv_swarm_store.errors import Conflict, InvalidValue, NotFound
 from ruv_swarm_store.metrics import rollup
@@ -75,7 +75,7 @@ class Metrics(Repository[Metric]):
         While nothing can be written it holds up to `limit` samples, ten times `size` if left out, and then refuses more. When the
         process dies, what it holds is lost: at most what was recorded in the last `seconds`.
         """
-        return Buffer(self._scope, size, seconds, limit)
+        return Buffer(self._scope, size, seconds, limit, own=isinstance(self._scope, Engine))
 
     def samples(
         self,

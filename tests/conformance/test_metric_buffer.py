@@ -9,7 +9,7 @@ from typing import Any
 import crew
 import pytest
 
-from ruv_swarm_store import InvalidValue, NotFound, Store
+from ruv_swarm_store import InvalidValue, NewEvent, NotFound, Store
 from ruv_swarm_store.errors import Closed, StoreError, Unavailable
 from ruv_swarm_store.metrics import Buffer
 
@@ -216,6 +216,38 @@ def record_many_times(number: int, barrier: Any, buffer: Buffer) -> None:
     barrier.wait()
     for n in range(200):
         buffer.record("m", number * 1_000 + n)
+
+
+@pytest.mark.parametrize("made", ["outside", "inside"])
+def test_a_transaction_takes_back_nothing_that_was_gathered_outside_of_it(store: Store, made):
+    buffer = store.metrics.buffer(size=2, seconds=0.05, limit=4)
+    with pytest.raises(RuntimeError), store.transaction():
+        if made == "inside":
+            buffer = store.metrics.buffer(size=2, seconds=None, limit=4)
+        for value in range(4):
+            buffer.record("m", value)
+        for refused in (buffer.flush, buffer.close, lambda: buffer.record("m", 5)):
+            with pytest.raises(StoreError, match="inside a transaction"):
+                refused()
+        raise RuntimeError
+    assert buffer.failure is None
+    buffer.close()
+    assert sorted(metric.value for metric in store.metrics.find_all()) == [0, 1, 2, 3]
+
+
+@pytest.mark.needs("threads")
+def test_a_handler_that_fails_loses_no_samples_of_others(store: Store):
+    store.events.append("s", [NewEvent("e")], type="t")
+    with store.metrics.buffer(size=2, seconds=None) as buffer:
+        crew.in_threads(1, lambda number, barrier: buffer.record("other", 1))
+
+        def handle(work: Any, event: Any) -> None:
+            buffer.record("own", 2)
+            raise RuntimeError
+
+        with pytest.raises(RuntimeError):
+            store.events.subscribe("s").handle(handle)
+    assert sorted(metric.metric_name for metric in store.metrics.find_all()) == ["other", "own"]
 
 
 @pytest.mark.needs("threads")
