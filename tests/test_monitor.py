@@ -22,7 +22,7 @@ from sqlalchemy import literal_column, select
 
 from ruv_swarm_store import Conflict, Store
 from ruv_swarm_store.engines import metering
-from ruv_swarm_store.engines.postgresql.metering import POOL
+from ruv_swarm_store.engines.postgresql.metering import LOCKS, POOL
 from ruv_swarm_store.engines.sqlite.connections import Reader, Writer
 from ruv_swarm_store.engines.sqlite.metering import PROCESSES, THREADS
 from ruv_swarm_store.errors import Unsupported
@@ -93,6 +93,31 @@ def test_waiting_for_another_process_s_write_is_told(store: Store, path: Path) -
     assert found.keys() == {PROCESSES}
     assert found[PROCESSES].count == 2
     assert 0.03 < found[PROCESSES].total < 5
+
+
+def test_waiting_for_what_another_transaction_holds_is_told(postgresql: Databases) -> None:
+    address = postgresql.new(absent=True)
+    try:
+        with Store.open(address, monitor=True) as store:
+            agent = store.agents.register("a")
+            begun = threading.Event()
+
+            def hold() -> None:
+                with store.transaction() as work:
+                    work.lock("plan")
+                    work.agents.find_by_id(agent.id)
+                    begun.set()
+                    time.sleep(0.3)
+
+            thread = threading.Thread(target=hold)
+            thread.start()
+            begun.wait(10)
+            with store.transaction() as work:
+                work.lock("plan")
+            thread.join()
+            assert waits(store)[LOCKS].max > 0.1
+    finally:
+        postgresql.drop(address)
 
 
 def test_waiting_for_a_connection_is_told(postgresql: Databases) -> None:

@@ -190,7 +190,7 @@ class Meter:
             try:
                 result = plain(run, statement, given)
             except BaseException as error:
-                self._failed(learn(run, statement), perf_counter() - started, error)
+                self._failed(learn(run, statement), self._text(run, statement), perf_counter() - started, error)
                 raise
             seconds = perf_counter() - started
             timings = known(statement) or learn(run, statement)
@@ -203,7 +203,7 @@ class Meter:
             if len(pending) >= BATCH:
                 timings.fold()
             if seconds >= slow:
-                self.ended(timings, seconds, rows(result) if rows is not None else int(result is not None))
+                self.ended(self._text(run, statement), seconds, rows(result) if rows is not None else int(result is not None))
             return result
 
         return run
@@ -212,14 +212,14 @@ class Meter:
         """A method of executors that runs one statement, of which `name` tells the text, from what the method is given."""
 
         def run(run: Any, *given: Any) -> None:
-            timings = self.statements(name(run, *given))
+            text = name(run, *given)
             started = perf_counter()
             try:
                 plain(run, *given)
             except BaseException as error:
-                self._failed(timings, perf_counter() - started, error)
+                self._failed(self.statements(text), text, perf_counter() - started, error)
                 raise
-            self.ran(timings, perf_counter() - started, 0)
+            self.ran(text, perf_counter() - started, 0)
 
         return run
 
@@ -234,7 +234,7 @@ class Meter:
             try:
                 plain(run)
             except BaseException as error:
-                self._failed(learn(text, text), perf_counter() - started, error)
+                self._failed(learn(text, text), text, perf_counter() - started, error)
                 raise
             seconds = perf_counter() - started
             timings = known(text) or learn(text, text)
@@ -244,39 +244,44 @@ class Meter:
             if len(pending) >= BATCH:
                 timings.fold()
             if seconds >= slow:
-                self.ended(timings, seconds, 0)
+                self.ended(text, seconds, 0)
 
         return run
 
-    def ran(self, timings: Timings, seconds: float, rows: int) -> None:
+    def ran(self, text: str, seconds: float, rows: int) -> None:
         """Counts a statement that has ended."""
+        timings = self.statements(text)
         timings.add(seconds)
         timings.odd(rows)
         if len(timings.pending) >= BATCH:
             timings.fold()
         if seconds >= self._slow:
-            self.ended(timings, seconds, rows)
+            self.ended(text, seconds, rows)
 
-    def ended(self, timings: Timings, seconds: float, rows: int, error: BaseException | None = None) -> None:
-        """Keeps what was slow, and tells who asked to be told."""
+    def ended(self, text: str, seconds: float, rows: int, error: BaseException | None = None) -> None:
+        """Keeps what was slow, and tells who asked to be told: under its own text, also where there were too many to count each."""
         if seconds >= self.threshold:
-            self.slow.append(Slow(self._clock(), timings.name, seconds, rows, "" if error is None else type(error).__name__))
+            self.slow.append(Slow(self._clock(), text, seconds, rows, "" if error is None else type(error).__name__))
         if self.told is not None:
             try:
-                self.told(timings.name, seconds, rows, error)
+                self.told(text, seconds, rows, error)
             except Exception:
                 log.exception("who is told of statements failed")
 
-    def _failed(self, timings: Timings, seconds: float, error: BaseException) -> None:
+    def _failed(self, timings: Timings, text: str, seconds: float, error: BaseException) -> None:
         timings.fail(seconds)
-        self.ended(timings, seconds, 0, error)
+        self.ended(text, seconds, 0, error)
 
     def _learn(self, run: Any, statement: Any) -> Timings:
+        return self.statements.learn(statement, self._text(run, statement))
+
+    def _text(self, run: Any, statement: Any) -> str:
         executable = statement.statement if isinstance(statement, Insertion) else statement
         prepared = run._statements.get(executable)
         if prepared is None:  # it failed before, or ran in another form
             prepared = Prepared(executable, run.dialect)
-        return self.statements.learn(statement, prepared.sql)
+        sql: str = prepared.sql
+        return sql
 
     def _verbs(self, plain: type[Any]) -> dict[str, Any]:
         running = threading.local()
@@ -298,21 +303,21 @@ class Meter:
                 rows = plain.execute(run, statement, params)
             except BaseException as error:
                 if running.sql:
-                    self._failed(self.statements(running.sql), perf_counter() - started, error)
+                    self._failed(self.statements(running.sql), running.sql, perf_counter() - started, error)
                 raise
-            self.ran(self.statements(running.sql or str(statement)), perf_counter() - started, len(rows))
+            self.ran(running.sql or str(statement), perf_counter() - started, len(rows))
             return rows
 
         def insert_many(run: Any, insertion: Insertion, rows: Sequence[Any]) -> Any:
             started = perf_counter()
-            timings = None
             try:
                 numbers = plain.insert_many(run, insertion, rows)
             except BaseException as error:
-                timings = self._many(run, insertion)
-                self._failed(timings, perf_counter() - started, error)
+                seconds, text = perf_counter() - started, self._many(run, insertion)
+                self._failed(self.statements(text), text, seconds, error)
                 raise
-            self.ran(self._many(run, insertion), perf_counter() - started, len(numbers))
+            seconds = perf_counter() - started
+            self.ran(self._many(run, insertion), seconds, len(numbers))
             return numbers
 
         return {
@@ -325,8 +330,8 @@ class Meter:
             "alchemy": alchemy,
         }
 
-    def _many(self, run: Any, insertion: Insertion) -> Timings:
-        return self.statements(f"{self._learn(run, insertion).name} -- many rows")
+    def _many(self, run: Any, insertion: Insertion) -> str:
+        return f"{self._text(run, insertion)} -- many rows"
 
 
 def dress(executor: Any, kind: type[Any], meter: Meter | None, more: Callable[[type[Any], Meter], Mapping[str, Any]]) -> None:

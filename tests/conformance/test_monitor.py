@@ -14,6 +14,7 @@ from sqlalchemy import select, text
 
 from ruv_swarm_store import Conflict, Group, NewEvent, NewTask, NotFound, Store, StoreError, UnitOfWork
 from ruv_swarm_store.config import _SET
+from ruv_swarm_store.engines import metering
 from ruv_swarm_store.monitor import Timing
 from ruv_swarm_store.schema import tasks
 
@@ -364,6 +365,19 @@ def test_beside_a_cache_a_statement_keeps_its_name_and_is_compiled_for_it_once(m
     [found] = statements(monitored, "INSERT INTO swarm_config")
     assert found.count == 4
     assert "txid" not in found.name
+
+
+def test_slow_statements_keep_their_text_however_many_there_are(monitored):
+    """Beyond so many texts they are counted together; what was slow is still told by its own."""
+    for length in range(1, metering.MOST + 10):
+        monitored.tasks.where(tasks.c.priority.in_(list(range(length)))).count()
+    monitored.monitor.start(slow=0.0, keep=4)
+    assert statements(monitored, "(other statements)")
+    monitored.tasks.where(tasks.c.priority.in_(list(range(500)))).count()
+    monitored.agents.stale(60)
+    slow = monitored.monitor.snapshot().slow
+    assert all(statement.sql.startswith("SELECT") and statement.plan for statement in slow)
+    assert any("FROM agents" in statement.sql for statement in slow)
 
 
 def test_slow_statements_that_fail_say_with_what(monitored):

@@ -15,6 +15,9 @@ from ruv_swarm_store.engines.postgresql.connections import LOCK, PostgreSQLExecu
 POOL = "a free connection"
 WAITED = 0.001
 """Seconds beyond which getting a connection has meant waiting for it."""
+LOCKS = "what other transactions hold"
+HELD_UP = 0.01
+"""Seconds beyond which holding a row or a name has meant waiting for who held it: more than a round trip takes."""
 
 
 def taking(take: Callable[[], Session], meter: Meter) -> Callable[[], Session]:
@@ -41,15 +44,29 @@ def more(plain: type[Any], meter: Meter) -> Mapping[str, Any]:
     def commit(run: Any) -> None:
         (committing if run.depth == run._opened == 1 else plain.commit)(run)  # what ends further in is told the server later
 
+    locks = meter.waits.keep(LOCKS)
+
+    def waiting(take: Callable[..., None]) -> Callable[..., None]:
+        def timed(run: Any, *given: Any) -> None:
+            started = perf_counter()
+            try:
+                take(run, *given)
+            finally:
+                if (seconds := perf_counter() - started) > HELD_UP:
+                    locks.add(seconds)
+                    locks.fold()
+
+        return timed
+
     def unwind(run: Any, level: int) -> None:
         (unwinding if run._opened > level else plain.unwind)(run, level)
 
     return {
         "commit": commit,
         "unwind": unwind,
-        "hold": meter.named(plain.hold, _held),
-        "lock": meter.named(plain.lock, lambda run, name: LOCK),
-        "settle": meter.named(plain.settle, lambda run, table: f"LOCK TABLE {table.name} IN SHARE MODE"),
+        "hold": waiting(meter.named(plain.hold, _held)),
+        "lock": waiting(meter.named(plain.lock, lambda run, name: LOCK)),
+        "settle": waiting(meter.named(plain.settle, lambda run, table: f"LOCK TABLE {table.name} IN SHARE MODE")),
     }
 
 
