@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -19,7 +20,7 @@ import crew
 import pytest
 from sqlalchemy import literal_column, select, text, union_all
 
-from ruv_swarm_store import Conflict, InvalidValue, NewEvent, Store, StoreError, schema
+from ruv_swarm_store import Conflict, InvalidValue, NewEvent, Store, StoreError, engines, schema
 from ruv_swarm_store.backup import continuous
 from ruv_swarm_store.backup.storage import MemoryStorage
 from ruv_swarm_store.engines.sqlite.connections import BLOCKS, Reader
@@ -89,6 +90,29 @@ def test_an_address_is_a_path_a_url_or_nothing(path: Path) -> None:
         with pytest.raises(error):
             Store.open(wrong)  # type: ignore[arg-type]
     assert not Path("x.db").exists()
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["sqlite://swarm.db", "sqlite://localhost/swarm.db", "sqlite://user:hush@h/swarm.db", "sqlite://:5/swarm.db", "sqlite+sqljs://swarm"],
+)
+def test_a_url_with_a_host_is_no_file_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    for use in (Store.open, engines.file_of):
+        with pytest.raises(InvalidValue, match=r"names a host.*sqlite:///swarm\.db") as caught:
+            use(address)
+        assert "hush" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["sqlite://:memory:", "postgresql://me:hush@h:port/db", "postgresql://me:so@hush:@h/db", "postgresql://me:so@hush@h/db", "?hush://"],
+)
+def test_a_url_that_is_none_is_told_without_its_password(address: str) -> None:
+    with pytest.raises(InvalidValue) as caught:
+        Store.open(address)
+    assert "hush" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_nothing_but_the_database_is_left_after_closing(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -75,6 +76,9 @@ __all__ = [
     "vacant",
 ]
 
+_SECRET = re.compile(r"(?<=://).*@|(?<=\?).*", re.DOTALL)
+"""Where a URL may hold a password, or something that was meant for a part of one."""
+
 IN_BROWSER = sys.platform == "emscripten"
 """Where this runs: there SQLite is another, everything is in one thread, and storing is waited for by the event loop."""
 
@@ -134,10 +138,16 @@ def _url(address: str | os.PathLike[str] | None) -> URL:
     elif isinstance(address, os.PathLike) or (isinstance(address, str) and address and "://" not in address):
         url = URL.create("sqlite", database=os.fspath(address))
     elif isinstance(address, str) and address:
+        shown = _SECRET.sub("…", address)
         try:
             url = make_url(address)
-        except ArgumentError as error:
-            raise InvalidValue(f"{address!r} is not a URL", hint="A URL looks like sqlite:///swarm.db") from error
+        except (ArgumentError, ValueError):  # what they say may hold a part of a password
+            raise InvalidValue(f"{shown!r} is not a URL", hint="A URL looks like sqlite:///swarm.db") from None
+        if url.host is not None and "@" in url.host:
+            raise InvalidValue(f"{shown!r} has more than one @ before its host", hint="Write %40 for one in a user's name or a password")
+        if url.get_backend_name() == "sqlite" and any(part is not None for part in (url.host, url.port, url.username, url.password)):
+            hint = "sqlite:///swarm.db, with three slashes, is a file in this directory; sqlite:// alone is memory"
+            raise InvalidValue(f"{shown!r} names a host, where SQLite has none", hint=hint)
     else:
         raise InvalidValue(f"{address!r} is no address of a store", hint="Give a path, a URL like sqlite:///swarm.db, or nothing")
     return url.set(drivername="sqlite+sqljs") if IN_BROWSER and url.drivername == "sqlite" else url
