@@ -51,9 +51,23 @@ def reading_pragma(store: Store, name: str) -> Any:
 # Opening
 
 
-@pytest.mark.parametrize(
-    "name", ["a b.db", "50%.db", "q?mode=ro.db", "h#ash.db", "%41.db", "\U0001f41d.db", "it's.db", "file:x.db", "-x.db"]
-)
+AWKWARD = [
+    "a b.db",
+    "50%.db",
+    "q?mode=ro.db",
+    "h#ash.db",
+    "%41.db",
+    "100%25.db",
+    "+.db",
+    "\U0001f41d.db",
+    "it's.db",
+    'a"b.db',
+    "file:x.db",
+    "-x.db",
+]
+
+
+@pytest.mark.parametrize("name", AWKWARD)
 def test_a_path_may_have_any_characters(tmp_path: Path, name: str) -> None:
     for address in (tmp_path / name, str(tmp_path / name)):
         with Store.open(address) as store:
@@ -61,6 +75,19 @@ def test_a_path_may_have_any_characters(tmp_path: Path, name: str) -> None:
         with Store.open(address) as store:
             assert store.config.get("k") == 1
     assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_a_store_s_address_leads_to_it(tmp_path: Path, name: str) -> None:
+    with Store.open(tmp_path / name) as store:
+        backup = store.backups.create()
+        with Store.open(store.address) as again:
+            assert again.address == store.address
+            again.config.set("k", 1)
+        assert store.config.get("k") == 1
+        assert engines.file_of(store.address) == tmp_path / name
+        assert backup.origin == engines.name_of(tmp_path / name) == store.address
+    assert sorted(file.name for file in tmp_path.iterdir()) == [name, f"{name}.backups"]
 
 
 def test_a_relative_path_means_the_directory_at_opening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ from ruv_swarm_store.engines.executor import Executor, Scope, Trace
 from ruv_swarm_store.engines.lending import Lent
 from ruv_swarm_store.engines.metering import Footprint, Meter
 from ruv_swarm_store.engines.sqlite import MemoryEngine, SQLiteEngine, loading, sqljs
+from ruv_swarm_store.engines.sqlite.engine import url_of
 from ruv_swarm_store.engines.sqlite.installing import install, vacant
 from ruv_swarm_store.engines.waiting import Pause, Steps, block, cooperate, give_way
 from ruv_swarm_store.errors import InvalidValue, Unsupported
@@ -118,7 +119,7 @@ def file_of(address: str | os.PathLike[str]) -> Path | None:
 def name_of(address: str | os.PathLike[str]) -> str:
     """The one name of what `connect` would open at an address, without passwords and options. Raises `InvalidValue` as that does."""
     if (file := file_of(address)) is not None:
-        return f"sqlite:///{file}"
+        return url_of(file)
     url = _url(address)
     place = {key: url.query[key] for key in ("host", "port") if key in url.query}
     return url.set(drivername=url.get_backend_name(), query=place).render_as_string(hide_password=True)

@@ -65,6 +65,11 @@ MOST_READERS = 64
 """Most connections that read; beyond it threads share them."""
 
 
+def url_of(file: Path | str, drivername: str = "sqlite") -> str:
+    """The URL of a database by its name: for people to read, so only what would mean something else is escaped."""
+    return f"{drivername}:///{str(file).replace('%', '%25').replace('?', '%3F')}"
+
+
 class SQLiteEngine(Engine):
     """A database file in WAL mode."""
 
@@ -76,7 +81,7 @@ class SQLiteEngine(Engine):
     def __init__(self, path: str | Path, options: Options) -> None:
         self.file = Path(path).resolve()
         self.path = str(self.file)
-        self._open(f"sqlite:///{self.path}", options)
+        self._open(url_of(self.file), options)
 
     def _open(self, name: str, options: Options) -> None:
         self.caches = Caches(self)
