@@ -284,9 +284,7 @@ class PostgreSQLEngine(Engine):
     def tables(self) -> frozenset[str]:
         with self.read() as run:
             assert isinstance(run, PostgreSQLExecutor)
-            return frozenset(
-                name for (name,) in run.raw.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s", (self.schema,)).fetchall()
-            )
+            return frozenset(name for (name,) in run.raw.execute(_TABLES, (self.schema,)).fetchall())
 
     @contextmanager
     def migration(self) -> Iterator[Connection]:
@@ -445,6 +443,10 @@ class PostgreSQLEngine(Engine):
             self._pool.open()
 
 
+_TABLES = """
+SELECT relname FROM pg_class
+WHERE relkind IN ('r', 'p', 'f', 'v', 'm') AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %s)
+"""
 _FOOTPRINT = """
 SELECT sum(pg_total_relation_size(oid))::int8, sum(coalesce(heap_blks_hit, 0) + coalesce(idx_blks_hit, 0))::int8,
   sum(coalesce(heap_blks_read, 0) + coalesce(idx_blks_read, 0))::int8

@@ -70,6 +70,10 @@ def url_of(file: Path | str, drivername: str = "sqlite") -> str:
     return f"{drivername}:///{str(file).replace('%', '%25').replace('?', '%3F')}"
 
 
+def _tables(execute: Callable[[str], sqlite3.Cursor]) -> frozenset[str]:
+    return frozenset(name for (name,) in execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')"))
+
+
 class SQLiteEngine(Engine):
     """A database file in WAL mode."""
 
@@ -211,7 +215,7 @@ class SQLiteEngine(Engine):
 
     # Connections
 
-    def _connect(self, *, writing: bool) -> sqlite3.Connection:
+    def _connect(self, *, writing: bool, migrating: bool = False) -> sqlite3.Connection:
         if self._closed:
             raise Closed(f"the store at {self.name} is closed", hint="Open it again with Store.open")
         if self.path in _inherited:
@@ -219,7 +223,7 @@ class SQLiteEngine(Engine):
                 f"this process was forked inside a transaction of its parent's on {self.path} and cannot use that file",
                 hint="Fork outside the with block, or start the process by spawn",
             )
-        mode = "ro" if self._options.read_only else "rwc" if writing else "rw"
+        mode = "ro" if self._options.read_only else "rwc" if writing and self._options.create else "rw"
         raw = None
         try:
             raw = self._driver.module.connect(
@@ -231,19 +235,20 @@ class SQLiteEngine(Engine):
                 timeout=self._options.timeout,
             )
             if writing:
-                self._enter_wal(raw)
+                self._enter_wal(raw, migrating=migrating)
             return self._configure(raw, writing=writing)
         except self._driver.Error as error:
             if raw is not None:
                 raw.close()
             raise self._driver.translate(error, self._options.timeout, self.path) from error
 
-    def _enter_wal(self, raw: sqlite3.Connection) -> None:
+    def _enter_wal(self, raw: sqlite3.Connection, *, migrating: bool) -> None:
+        # The file may be another program's, which is not to be changed until it is known that it will be a store, too.
         # Switching to WAL does not wait for other openers: ask only when needed, and again when busy.
         deadline = time.monotonic() + self._options.timeout
         while True:
             try:
-                if raw.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                if raw.execute("PRAGMA journal_mode").fetchone()[0] != "wal" and (migrating or _tables(raw.execute) >= schema.HISTORY):
                     raw.execute("PRAGMA journal_mode=WAL").fetchone()
                 return
             except self._driver.Error as error:
@@ -303,7 +308,7 @@ class SQLiteEngine(Engine):
         with self.read() as run:
             assert isinstance(run, SQLiteExecutor)
             try:
-                return frozenset(name for (name,) in run._execute("SELECT name FROM sqlite_master WHERE type = 'table'"))
+                return _tables(run._execute)
             except self._driver.Error as error:
                 raise self._driver.translate(error, self._options.timeout, self.name) from error
 
@@ -337,7 +342,7 @@ class SQLiteEngine(Engine):
         self._watch.changed()
 
     def _migration_connection(self) -> sqlite3.Connection:
-        return self._connect(writing=True)
+        return self._connect(writing=True, migrating=True)
 
     def _release_migration_connection(self, raw: sqlite3.Connection) -> None:
         raw.close()
@@ -675,7 +680,7 @@ class MemoryEngine(SQLiteEngine):
     def log(self) -> Log:
         raise Unsupported(f"{self.name} keeps no log of its commits", hint="Make backups of it in between")
 
-    def _connect(self, *, writing: bool) -> sqlite3.Connection:
+    def _connect(self, *, writing: bool, migrating: bool = False) -> sqlite3.Connection:
         if self._closed:
             raise Closed(f"the store at {self.name} is closed", hint="Open a new one with Store.open")
         raw = self._driver.module.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=512)
