@@ -62,6 +62,8 @@ class Options(Struct, frozen=True, kw_only=True):
     read_only: bool = False
     create: bool = True
     """Whether a file that is not there is made."""
+    private: bool = False
+    """Whether a file that is made is for its owner only, as what others put into it may be."""
     clock: Clock = system_clock
     trace: Trace | None = None
     timeout: float = 30.0

@@ -85,6 +85,9 @@ class SQLiteEngine(Engine):
     def __init__(self, path: str | Path, options: Options) -> None:
         self.file = Path(path).resolve()
         self.path = str(self.file)
+        if options.private:
+            with suppress(OSError):  # it is there, or SQLite will tell what keeps it from being made; its log gets the same mode
+                os.close(os.open(self.file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         self._open(url_of(self.file), options)
 
     def _open(self, name: str, options: Options) -> None:
