@@ -235,6 +235,13 @@ def _options(
     if durability not in ("normal", "full"):
         raise InvalidValue(f"durability is {durability!r}", hint="Use 'normal' or 'full'")
     duration(timeout, "timeout")
+    try:
+        codec.integer(clock(), "what clock returns")
+    except (InvalidValue, TypeError) as error:  # seconds would pass for milliseconds where an engine makes whole numbers of them
+        raise InvalidValue(
+            error.message if isinstance(error, InvalidValue) else f"clock cannot be called ({error})",
+            hint="Give a function that returns whole milliseconds since the epoch: lambda: time.time_ns() // 1_000_000",
+        ) from error
     return Options(durability=durability, read_only=read_only, create=create, clock=clock, trace=trace, timeout=timeout)
 
 
