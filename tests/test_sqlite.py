@@ -168,8 +168,35 @@ def test_a_missing_directory_is_no_place(tmp_path: Path) -> None:
             Store.open(tmp_path / "missing" / "swarm.db", **options)
         assert isinstance(caught.value.__cause__, sqlite3.Error)
         assert "directory" in caught.value.hint
-    with pytest.raises(Unavailable):
-        Store.open(tmp_path)
+
+
+def test_a_directory_is_told_from_a_file(tmp_path: Path) -> None:
+    for options in ({}, {"read_only": True}, {"migrate": False}):
+        with pytest.raises(InvalidValue, match="is a directory"):
+            Store.open(tmp_path, **options)
+
+
+@pytest.mark.parametrize("name", ["a\0b.db", "a\ud800.db"])
+def test_what_no_file_can_be_called_is_no_path(tmp_path: Path, name: str) -> None:
+    for address in (tmp_path / name, str(tmp_path / name), f"sqlite:///{tmp_path / name}"):
+        for use in (Store.open, engines.file_of):
+            with pytest.raises(InvalidValue, match="is no path"):
+                use(address)
+    with pytest.raises(InvalidValue, match="is no path"):
+        Store.open("sqlite:///a%00b.db")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files are text")
+def test_a_file_s_name_need_not_be_text(tmp_path: Path) -> None:
+    path = os.fsdecode(bytes(tmp_path) + b"/caf\xe9.db")
+    with Store.open(path) as store:
+        store.config.set("k", 1)
+        backup = store.backups.create()
+        assert store.backups.newest() == backup
+        with Store.open(store.address) as again:
+            assert again.config.get("k") == 1
+        store.backups.restore(backup, into=tmp_path / "restored.db")
+    assert sorted(os.fsencode(file.name) for file in tmp_path.iterdir()) == [b"caf\xe9.db", b"caf\xe9.db.backups", b"restored.db"]
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def file_of(address: str | os.PathLike[str]) -> Path | None:
 def name_of(address: str | os.PathLike[str]) -> str:
     """The one name of what `connect` would open at an address, without passwords and options. Raises `InvalidValue` as that does."""
     if (file := file_of(address)) is not None:
-        return url_of(file)
+        return url_of(file).encode(errors="backslashreplace").decode()  # a file's name may be no text, which this has to be
     url = _url(address)
     place = {key: url.query[key] for key in ("host", "port") if key in url.query}
     return url.set(drivername=url.get_backend_name(), query=place).render_as_string(hide_password=True)
@@ -151,6 +151,13 @@ def _url(address: str | os.PathLike[str] | None) -> URL:
             raise InvalidValue(f"{shown!r} names a host, where SQLite has none", hint=hint)
     else:
         raise InvalidValue(f"{address!r} is no address of a store", hint="Give a path, a URL like sqlite:///swarm.db, or nothing")
+    if url.get_backend_name() == "sqlite" and url.database is not None:
+        try:
+            os.fsencode(url.database)
+        except UnicodeEncodeError as error:
+            raise InvalidValue(f"{address!r} is no path", hint="Give text that names of files can be made of") from error
+        if "\0" in url.database:
+            raise InvalidValue(f"{address!r} is no path: it has a NUL character", hint="Remove it")
     return url.set(drivername="sqlite+sqljs") if IN_BROWSER and url.drivername == "sqlite" else url
 
 

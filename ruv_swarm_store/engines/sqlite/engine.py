@@ -38,7 +38,7 @@ from ruv_swarm_store.engines.sqlite.driver import driver
 from ruv_swarm_store.engines.sqlite.image import FileImage, Overlay, opened, opened_log, unreadable
 from ruv_swarm_store.engines.sqlite.log import SQLiteLog
 from ruv_swarm_store.engines.sqlite.watch import Watch
-from ruv_swarm_store.errors import Closed, Conflict, StoreError, Unsupported
+from ruv_swarm_store.errors import Closed, Conflict, InvalidValue, StoreError, Unsupported
 
 if TYPE_CHECKING:
     import sqlite3  # its types speak for every driver
@@ -85,6 +85,8 @@ class SQLiteEngine(Engine):
     def __init__(self, path: str | Path, options: Options) -> None:
         self.file = Path(path).resolve()
         self.path = str(self.file)
+        if self.file.is_dir():
+            raise InvalidValue(f"{self.path} is a directory", hint="Name a file in it")
         if options.private:
             with suppress(OSError):  # it is there, or SQLite will tell what keeps it from being made; its log gets the same mode
                 os.close(os.open(self.file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
