@@ -352,7 +352,7 @@ class Store(Repositories):
 
     @property
     def address(self) -> str:
-        """Where the store is, as a URL."""
+        """Where the store is, as a URL that opens it; for people, so one that has a password is without it, and opens nothing then."""
         return self._engine.name
 
     @property
