@@ -107,13 +107,20 @@ class PostgreSQLEngine(Engine):
 
     def _understand(self, url: URL, query: Mapping[str, str]) -> str:
         """A URL in the words of the client library, which reads another kind of URL: its own knows no + for a blank, for one."""
-        place = {"host": url.host and unquote(url.host), "port": url.port, "dbname": url.database}
-        given = {**place, "user": url.username, "password": url.password, **query}
+        given: dict[str, str | int | None] = {
+            "connect_timeout": CONNECT_TIMEOUT,
+            "fallback_application_name": "ruv_swarm_store",
+            "host": url.host and unquote(url.host),
+            "port": url.port,
+            "dbname": url.database,
+            "user": url.username,
+            "password": url.password,
+            **query,
+        }
         if given.pop("ssl", None) == "true":
             given.setdefault("sslmode", "require")
-        ours = {"connect_timeout": CONNECT_TIMEOUT, "fallback_application_name": "ruv_swarm_store"}
         try:
-            made = make_conninfo(**{key: value for key, value in {**ours, **given}.items() if value not in (None, "")})
+            made = make_conninfo(**{key: value for key, value in given.items() if value not in (None, "")})
         except psycopg.Error as error:
             raise InvalidValue(
                 f"{self.name} cannot be understood ({' '.join(str(error).split())})",
