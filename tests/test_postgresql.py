@@ -258,7 +258,10 @@ def test_a_connection_has_the_name_that_its_url_gives_it(address: str) -> None:
             assert store.execute(text("SHOW application_name")) == work.execute(text("SHOW application_name")) == [(name,)]
 
 
-@pytest.mark.parametrize("wrong", ["me:hu%00sh@h/db", "me:hush\ud800@h/db", "me:hush@h/db?colour=red", "me@h/db?password=hush&colour=red"])
+@pytest.mark.parametrize(
+    "wrong",
+    ["me:hu%00sh@h/db", "me:hush\ud800@h/db", "me:hush@h/db?colour=red", "me:hush@h/db?conninfo=red", "me@h/db?password=hush&colour=red"],
+)
 def test_a_url_that_the_client_library_does_not_understand_is_told_without_its_password(wrong: str) -> None:
     with pytest.raises(InvalidValue, match="cannot be understood") as caught:
         Store.open(f"postgresql://{wrong}")

@@ -120,8 +120,8 @@ class PostgreSQLEngine(Engine):
         if given.pop("ssl", None) == "true":
             given.setdefault("sslmode", "require")
         try:
-            made = make_conninfo(**{key: value for key, value in given.items() if value not in (None, "")})
-        except psycopg.Error as error:
+            made = make_conninfo("", **{key: value for key, value in given.items() if value not in (None, "")})
+        except (psycopg.Error, TypeError) as error:
             raise InvalidValue(
                 f"{self.name} cannot be understood ({' '.join(str(error).split())})",
                 hint="After its question mark it may say schema, pool_size, and what the client library (libpq) knows",
