@@ -392,7 +392,7 @@ class _Stream:
 
 def _write(into: str | os.PathLike[str], streams: Sequence[_Stream], rows: int, report: Report) -> str:
     """Writes rows to the store at a path or URL; its name."""
-    target = connect(into, Options(durability="full"))
+    target = connect(into, Options(durability="full", private=True))
     try:
         if not target.capabilities.persistent:
             raise InvalidValue(f"what is written to {target.name} would be gone at once", hint="Name a file or a server's database")

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +39,8 @@ _CHECKOUT = Path(__file__).parent.parent / "alembic"
 _version_table = Table(
     "alembic_version", MetaData(), Column("version_num", String(32)), PrimaryKeyConstraint("version_num", name="alembic_version_pkc")
 )
+UPGRADE = "Run: ruv-swarm upgrade. Or open it once without read_only=True and migrate=False"
+"""What to do about an earlier schema."""
 _CURRENT = select(_version_table.c.version_num)
 _m = schema.schema_migrations.c
 _APPLIED = select(_m.version, _m.name, _m.applied_at, _m.checksum).order_by(_m.version)
@@ -75,7 +77,11 @@ def available() -> list[Revision]:
 
 def current(engine: Engine) -> str | None:
     """The revision a database is at; None for one without a schema."""
-    if "alembic_version" not in engine.tables():
+    return _current(engine, engine.tables())
+
+
+def _current(engine: Engine, names: Collection[str]) -> str | None:
+    if _version_table.name not in names:
         return None
     with engine.read() as run:
         row = run.one(_CURRENT)
@@ -84,21 +90,35 @@ def current(engine: Engine) -> str | None:
 
 def history(engine: Engine) -> list[Revision]:
     """Every revision, oldest first, with when it was applied to this database."""
-    applied = {version: applied_at for version, _, applied_at, _ in _applied(engine)}
+    applied = {version: applied_at for version, _, applied_at, _ in _applied(engine, engine.tables())}
     return [Revision(revision.id, revision.name, revision.checksum, applied.get(revision.version)) for revision in available()]
 
 
-def _applied(engine: Engine) -> list[tuple[int, str, int, str]]:
-    if schema.schema_migrations.name not in engine.tables():
+def _applied(engine: Engine, names: Collection[str]) -> list[tuple[int, str, int, str]]:
+    if schema.schema_migrations.name not in names:
         return []
     with engine.read() as run:
         return [(row[0], row[1], row[2], row[3]) for row in run.all(_APPLIED)]
 
 
-def verify(engine: Engine) -> None:
-    """Raises `SchemaMismatch` when the database is newer than this release or an applied revision's script was edited."""
+def verify(engine: Engine) -> str | None:
+    """The revision a database is at; None for one without a schema. Changes nothing.
+
+    Raises `SchemaMismatch` when it holds another program's tables where a store's are to be, when it is newer than this release, and when
+    an applied revision's script was edited.
+    """
+    names = engine.tables()
+    at = _current(engine, names)
+    if not names >= schema.HISTORY:
+        taken = names & schema.metadata.tables.keys() | ({_version_table.name} if at is not None else set())
+        if taken:
+            raise SchemaMismatch(
+                f"{engine.name} holds another program's tables: {', '.join(sorted(taken)[:5])}",
+                hint="Name another file, or on a server another schema: ?schema=",
+                tables=sorted(taken),
+            )
+        return None
     known = {revision.version: revision for revision in available()}
-    at = current(engine)
     if at is not None and (not at.isdigit() or int(at) not in known):
         raise SchemaMismatch(
             f"{engine.name} is at revision {at}, which this release does not know",
@@ -106,25 +126,26 @@ def verify(engine: Engine) -> None:
             actual=at,
             expected=schema.REVISION,
         )
-    for version, name, _, checksum in _applied(engine):
+    for version, name, _, checksum in _applied(engine, names):
         if version in known and known[version].checksum != checksum:
             raise SchemaMismatch(
                 f"revision {version:04} ({name}) was edited after it had been applied to {engine.name}",
                 hint="Restore the script as it was and put the change into a new revision",
                 revision=f"{version:04}",
             )
+    return at
 
 
 def prepare(engine: Engine, *, migrate: bool) -> None:
     """Verifies a database's history and brings its schema up to date, or with `migrate=False` insists that it is."""
-    verify(engine)
-    at = current(engine)
+    at = verify(engine)
     if at == schema.REVISION:
         return
     if not migrate:
         raise SchemaMismatch(
-            f"{engine.name} is at revision {at}, and this release needs {schema.REVISION}",
-            hint="Open it with migrate=True, or run: ruv-swarm upgrade",
+            f"{engine.name} {'has no schema of this store' if at is None else f'is at revision {at}'}, "
+            f"and this release needs {schema.REVISION}",
+            hint=UPGRADE,
             actual=at,
             expected=schema.REVISION,
         )

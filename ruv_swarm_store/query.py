@@ -125,6 +125,8 @@ def load(row):
         load = self.load
         if on_corrupt == "raise":
             return list(map(load, rows))
+        if on_corrupt != "skip" and not callable(on_corrupt):
+            raise InvalidValue(f"on_corrupt is {on_corrupt!r}", hint="Use 'raise', 'skip', or a function that is called with each error")
         entities = []
         for row in rows:
             try:

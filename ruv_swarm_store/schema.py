@@ -619,3 +619,6 @@ class MigrationColumns(TypedColumns):
 
 
 schema_migrations = Table("schema_migrations", metadata, MigrationColumns)
+
+HISTORY = frozenset({"alembic_version", schema_migrations.name})
+"""The tables that tell a store from another program's database, where each may be on its own: what was applied, and what last."""

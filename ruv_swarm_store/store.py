@@ -229,11 +229,20 @@ def _options(
     clock: Clock = system_clock,
     trace: Trace | None = None,
     timeout: float = 30.0,
+    *,
+    create: bool = True,
 ) -> Options:
     if durability not in ("normal", "full"):
         raise InvalidValue(f"durability is {durability!r}", hint="Use 'normal' or 'full'")
     duration(timeout, "timeout")
-    return Options(durability=durability, read_only=read_only, clock=clock, trace=trace, timeout=timeout)
+    try:
+        codec.integer(clock(), "what clock returns")
+    except (InvalidValue, TypeError) as error:  # seconds would pass for milliseconds where an engine makes whole numbers of them
+        raise InvalidValue(
+            error.message if isinstance(error, InvalidValue) else f"clock cannot be called ({error})",
+            hint="Give a function that returns whole milliseconds since the epoch: lambda: time.time_ns() // 1_000_000",
+        ) from error
+    return Options(durability=durability, read_only=read_only, create=create, clock=clock, trace=trace, timeout=timeout)
 
 
 class _Beginning:
@@ -299,10 +308,11 @@ class Store(Repositories):
         another tab that has it open; where it cannot wait it raises `Unsupported`, and `open_async` is what to await. `normal`
         stores commits within a second there, `full` at once; see `flush`.
 
-        Raises `SchemaMismatch` for a database of a newer release, an edited migration, or an old schema with `migrate=False`;
+        Raises `SchemaMismatch` for a database of a newer release or of another program, an edited migration, or an old schema with
+        `migrate=False`, and changes nothing then;
         `CorruptDatabase` for a file that is no database; `Unavailable` when it cannot be opened.
         """
-        engine = engines.connect(address, _options(durability, read_only, clock, trace, timeout))
+        engine = engines.connect(address, _options(durability, read_only, clock, trace, timeout, create=migrate))
         try:
             migrations.prepare(engine, migrate=migrate and not read_only)
             if journal:
@@ -327,7 +337,7 @@ class Store(Repositories):
         **options: Unpack[Opening],
     ) -> Self:
         """`open`, for places where loading the database must be awaited."""
-        engine = await engines.connect_async(address, _options(**options))
+        engine = await engines.connect_async(address, _options(**options, create=migrate))
         try:
             migrations.prepare(engine, migrate=migrate and not options.get("read_only", False))
             if journal:
@@ -342,7 +352,7 @@ class Store(Repositories):
 
     @property
     def address(self) -> str:
-        """Where the store is, as a URL."""
+        """Where the store is, as a URL that opens it; for people, so one that has a password is without it, and opens nothing then."""
         return self._engine.name
 
     @property

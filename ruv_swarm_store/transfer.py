@@ -43,15 +43,15 @@ def tables() -> list[Table[Any]]:
 def copy(source: str | os.PathLike[str], target: str | os.PathLike[str], report: Report | None = None) -> dict[str, Content]:
     """Copies the store at one path or URL to another; what each table holds at both ends now.
 
-    The target is created where there is none and must be without rows. All is written in one transaction: a copy that does
-    not end well leaves nothing. Others may go on using the source; what they commit after the beginning is not copied.
+    The target is created where there is none, a file for its owner only, and must be without rows. All is written in one transaction: a
+    copy that does not end well leaves nothing. Others may go on using the source; what they commit after the beginning is not copied.
     Raises `Conflict` when the target holds rows, `SchemaMismatch` when the source is not at this release's revision,
     `CorruptRow` for a row that cannot be read, and `StoreError` when the target does not hold what the source does.
     """
     origin = connect(source, Options(read_only=True))
     try:
         migrations.prepare(origin, migrate=False)
-        destination = connect(target, Options(durability="full"))
+        destination = connect(target, Options(durability="full", private=True))
         try:
             if not destination.capabilities.persistent:
                 raise InvalidValue(f"a copy to {destination.name} would be gone at once", hint="Name a file or a server's database")

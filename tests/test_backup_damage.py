@@ -698,7 +698,12 @@ def test_a_file_that_is_replaced_keeps_its_mode_and_its_owner(store: Store, tmp_
     store.backups.restore(made, into=target, overwrite=True)
     now = target.stat()
     assert (now.st_mode, now.st_uid, now.st_gid) == (was.st_mode, was.st_uid, was.st_gid)
-    store.backups.restore(made, into=tmp_path / "new.db")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no modes")
+@pytest.mark.parametrize("format", ["pages", "rows"])
+def test_a_new_file_is_for_its_owner_only(store: Store, tmp_path: Path, format: Any):
+    store.backups.restore(store.backups.create(format=format), into=tmp_path / "new.db")
     assert (tmp_path / "new.db").stat().st_mode & 0o777 == 0o600
 
 

@@ -114,6 +114,15 @@ def test_events_are_filtered(path):
     assert numbers("--aggregate", "nobody") == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files are text")
+def test_a_file_s_name_need_not_be_text(process, tmp_path):
+    path = os.fsdecode(bytes(tmp_path) + b"/caf\xe9.db")
+    for command in (["upgrade"], ["status"], ["status", "--json"], ["check"]):
+        done = process(*command, "-s", path)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "/caf\\" in done.stdout
+
+
 def test_hostile_text_stays_on_its_line(path):
     with Store.open(path) as store:
         store.tasks.enqueue("evil\x1b[31m\r\n\x07[bold]type[/bold]", "x\n\x1b[2Jy")

@@ -85,6 +85,17 @@ def test_a_copy_is_what_was_copied(source: Store, target: str) -> None:
     assert {name: content.rows for name, content in contents.items()} == {name: len(found) for name, found in before.items()}
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no modes")
+def test_a_file_that_a_copy_makes_is_for_its_owner_only(tmp_path: Path) -> None:
+    Store.open(tmp_path / "source.db").close()
+    copy(tmp_path / "source.db", tmp_path / "new.db")
+    assert (tmp_path / "new.db").stat().st_mode & 0o777 == 0o600
+    Store.open(tmp_path / "ours.db").close()
+    (tmp_path / "ours.db").chmod(0o664)
+    copy(tmp_path / "source.db", tmp_path / "ours.db")
+    assert (tmp_path / "ours.db").stat().st_mode & 0o777 == 0o664
+
+
 def test_pages_may_be_as_small_as_one_row(source: Store, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "WEIGHT", 1)
     monkeypatch.setattr(transfer, "PAGE", 3)

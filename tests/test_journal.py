@@ -291,6 +291,13 @@ def test_a_store_is_made_of_the_journal_alone(address: str, target: str, clock: 
     assert {total for step, _, total in heard if step == "folded"} == {found.events}
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no modes")
+def test_a_file_that_is_made_of_the_journal_is_for_its_owner_only(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "swarm.db", journal=True) as store:
+        store.journal.rebuild(into=tmp_path / "new.db")
+    assert (tmp_path / "new.db").stat().st_mode & 0o777 == 0o600
+
+
 def test_each_state_there_was_can_be_had_again(address: str, tmp_path: Path, clock: Any) -> None:
     with Store.open(address, clock=clock, journal=True) as store:
         one = Unruly(store, clock, random.Random(7))

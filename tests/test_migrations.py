@@ -1,5 +1,6 @@
 """The schema has one history: fresh, upgraded and described are the same, and what is applied is never edited."""
 
+import asyncio
 import json
 import os
 import re
@@ -18,7 +19,7 @@ import pytest
 
 from ruv_swarm_store import NewEvent, Store, TaskStatus, engines, migrations, schema
 from ruv_swarm_store.engines import Engine, Options
-from ruv_swarm_store.errors import SchemaMismatch, StoreError
+from ruv_swarm_store.errors import SchemaMismatch, StoreError, Unavailable
 
 HEAD = schema.REVISION
 APPLIED = [(known.version, known.name, known.checksum) for known in migrations.available()]
@@ -167,13 +168,68 @@ def test_a_changed_check_is_noticed() -> None:
     assert normal(one) != normal("CREATE TABLE t (b TEXT, a INTEGER, CONSTRAINT x CHECK (a IN (1, 2)), CONSTRAINT y UNIQUE (b)) STRICT")
 
 
-def test_a_view_in_a_table_s_place_is_told(tmp_path: Path) -> None:
+THEIRS = {
+    "CREATE TABLE tasks (id INTEGER); CREATE TABLE other (a INTEGER)": ["tasks"],
+    "CREATE VIEW agents AS SELECT 1": ["agents"],
+    f"CREATE TABLE alembic_version (version_num VARCHAR(32)); INSERT INTO alembic_version VALUES ('{HEAD}')": ["alembic_version"],
+    "CREATE TABLE alembic_version (version_num VARCHAR(32)); INSERT INTO alembic_version VALUES ('abcd')": ["alembic_version"],
+    "CREATE TABLE schema_migrations (version TEXT); CREATE TABLE posts (id INTEGER)": ["schema_migrations"],
+}
+"""How other programs' databases are made, and which of their tables are in the way."""
+
+
+@pytest.mark.parametrize("script", THEIRS)
+def test_another_program_s_database_is_refused_and_left_as_it_is(tmp_path: Path, script: str) -> None:
     path = tmp_path / "theirs.db"
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("CREATE VIEW agents AS SELECT 1")
-    with pytest.raises(StoreError, match="agents"):
-        Store.open(path)
-    assert rows(path, "SELECT name FROM sqlite_master") == [("agents",)]
+        connection.executescript(script)
+    before = path.read_bytes()
+    for options in ({}, {"migrate": False}, {"read_only": True}):
+        with pytest.raises(SchemaMismatch, match=r"another program's tables.*Name another file") as caught:
+            Store.open(path, **options)
+        assert caught.value.data == {"tables": THEIRS[script]}
+    engine = opened(path)
+    for migrate in (migrations.upgrade, lambda engine: migrations.downgrade(engine, "base")):
+        with pytest.raises(SchemaMismatch, match="another program's tables"):
+            migrate(engine)
+    engine.close()
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("script", THEIRS)
+def test_another_program_s_tables_on_a_server_are_refused_and_left_as_they_are(postgresql: Any, script: str) -> None:
+    address = postgresql.new(absent=True)
+    with postgresql.connect(address) as connection:
+        if "schema=" in address:
+            connection.execute("CREATE SCHEMA IF NOT EXISTS " + address.rpartition("schema=")[2])
+        connection.execute(script)
+        connection.commit()
+        for migrate in (True, False):
+            with pytest.raises(SchemaMismatch, match=r"another program's tables.*\?schema=") as caught:
+                Store.open(address, migrate=migrate)
+            assert caught.value.data == {"tables": THEIRS[script]}
+        found = connection.execute("SELECT relname FROM pg_class WHERE relkind IN ('r', 'v') AND relname IN ('events', 'swarm_config')")
+        assert not found.fetchall()
+    postgresql.drop(address)
+
+
+def test_what_shares_another_program_s_database_is_in_wal_mode_too(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE theirs (a)")
+    before = path.read_bytes()
+    with pytest.raises(SchemaMismatch, match="no schema of this store"):
+        Store.open(path, migrate=False)
+    assert path.read_bytes() == before
+    with Store.open(path) as store:
+        store.config.set("k", 1)
+        assert rows(path, "PRAGMA journal_mode") == [("wal",)]
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode=DELETE")  # a store that somebody has taken out of it
+    with Store.open(path, migrate=False) as store:
+        assert store.config.get("k") == 1
+        assert rows(path, "PRAGMA journal_mode") == [("wal",)]
 
 
 def test_a_user_without_the_right_to_make_tables_is_told(postgresql: Any) -> None:
@@ -389,11 +445,19 @@ def test_a_newer_database_is_refused(fresh: Path, newer: str) -> None:
 def test_without_migrate_a_schema_that_is_not_there_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "empty.db"
     sqlite3.connect(path).close()
-    with pytest.raises(SchemaMismatch, match="ruv-swarm upgrade"):
-        Store.open(path, migrate=False)
-    engine = opened(path)
-    assert not engine.tables()
-    engine.close()
+    for options in ({"migrate": False}, {"read_only": True}):
+        with pytest.raises(SchemaMismatch, match=r"no schema of this store.*ruv-swarm upgrade.*without read_only=True") as caught:
+            Store.open(path, **options)
+        assert caught.value.data == {"actual": None, "expected": schema.REVISION}
+    assert path.read_bytes() == b""
+
+
+def test_without_migrate_no_file_is_made(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match=r"absent\.db cannot be opened"):
+        Store.open(tmp_path / "absent.db", migrate=False)
+    with pytest.raises(Unavailable, match=r"absent\.db cannot be opened"):
+        asyncio.run(Store.open_async(tmp_path / "absent.db", migrate=False))
+    assert not list(tmp_path.iterdir())
 
 
 def test_only_a_store_of_an_earlier_revision_needs_alembic(fresh: Path, python: Callable[..., str]) -> None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import quote
 
 import crew
 import pytest
 from sqlalchemy import literal, select, text
 
-from ruv_swarm_store import Conflict, NewEvent, Store, StoreError, TaskStatus, engines, migrations, schema
+from ruv_swarm_store import Conflict, InvalidValue, NewEvent, Store, StoreError, TaskStatus, engines, migrations, schema
 from ruv_swarm_store.engines import Engine, Options
 from ruv_swarm_store.errors import Unavailable, Unsupported
 
@@ -226,6 +229,43 @@ def test_an_address_that_leads_nowhere_is_told_without_its_password(server: Serv
             Store.open(url)
         assert "hush" not in str(caught.value)
         assert caught.value.hint
+
+
+def test_what_the_driver_says_is_told_without_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(conninfo: str, **_: Any) -> None:
+        raise psycopg.OperationalError(f"no user somebody in {conninfo}")
+
+    monkeypatch.setattr(psycopg, "connect", fail)
+    with pytest.raises(Unavailable, match=r"no user somebody in .*\*\*\*") as caught:
+        Store.open("postgresql://me:hush%2B1@localhost/db")
+    assert "hush" not in str(caught.value)
+    with pytest.raises(Unavailable, match="no user somebody in"):  # two stars would tell that the user's name is the password
+        Store.open("postgresql://somebody:somebody@localhost/db")
+
+
+@pytest.mark.parametrize("password", ["pa ss", "pa+ss", "p%a's\\s", "pä@ss/?#", " "])
+def test_a_url_s_parts_reach_the_client_library_as_they_are(server: Server, password: str) -> None:
+    url = server.url(schema="parts").replace("postgres@", f"postgres:{quote(password, safe='')}@")
+    with Store.open(f"{url}&options=-c%20statement_timeout%3D5000%20-c%20work_mem%3D5MB&connect_timeout=7") as store:
+        given = psycopg.conninfo.conninfo_to_dict(cast("Any", store._engine)._conninfo)
+        assert (given["password"], given["connect_timeout"]) == (password, "7")
+        assert store.execute(text("SELECT current_setting('statement_timeout'), current_setting('work_mem')")) == [("5s", "5MB")]
+
+
+def test_a_connection_has_the_name_that_its_url_gives_it(address: str) -> None:
+    for given, name in (("", "ruv_swarm_store"), ("&application_name=my+own", "my own")):
+        with Store.open(f"{address}{given}") as store, store.transaction() as work:
+            assert store.execute(text("SHOW application_name")) == work.execute(text("SHOW application_name")) == [(name,)]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["me:hu%00sh@h/db", "me:hush\ud800@h/db", "me:hush@h/db?colour=red", "me:hush@h/db?conninfo=red", "me@h/db?password=hush&colour=red"],
+)
+def test_a_url_that_the_client_library_does_not_understand_is_told_without_its_password(wrong: str) -> None:
+    with pytest.raises(InvalidValue, match="cannot be understood") as caught:
+        Store.open(f"postgresql://{wrong}")
+    assert not re.search("hu.?sh", "".join(traceback.format_exception(caught.value)))
 
 
 # Events in order

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -19,7 +20,7 @@ import crew
 import pytest
 from sqlalchemy import literal_column, select, text, union_all
 
-from ruv_swarm_store import Conflict, InvalidValue, NewEvent, Store, StoreError, schema
+from ruv_swarm_store import Conflict, InvalidValue, NewEvent, Store, StoreError, engines, schema
 from ruv_swarm_store.backup import continuous
 from ruv_swarm_store.backup.storage import MemoryStorage
 from ruv_swarm_store.engines.sqlite.connections import BLOCKS, Reader
@@ -50,9 +51,23 @@ def reading_pragma(store: Store, name: str) -> Any:
 # Opening
 
 
-@pytest.mark.parametrize(
-    "name", ["a b.db", "50%.db", "q?mode=ro.db", "h#ash.db", "%41.db", "\U0001f41d.db", "it's.db", "file:x.db", "-x.db"]
-)
+AWKWARD = [
+    "a b.db",
+    "50%.db",
+    "q?mode=ro.db",
+    "h#ash.db",
+    "%41.db",
+    "100%25.db",
+    "+.db",
+    "\U0001f41d.db",
+    "it's.db",
+    'a"b.db',
+    "file:x.db",
+    "-x.db",
+]
+
+
+@pytest.mark.parametrize("name", AWKWARD)
 def test_a_path_may_have_any_characters(tmp_path: Path, name: str) -> None:
     for address in (tmp_path / name, str(tmp_path / name)):
         with Store.open(address) as store:
@@ -60,6 +75,19 @@ def test_a_path_may_have_any_characters(tmp_path: Path, name: str) -> None:
         with Store.open(address) as store:
             assert store.config.get("k") == 1
     assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_a_store_s_address_leads_to_it(tmp_path: Path, name: str) -> None:
+    with Store.open(tmp_path / name) as store:
+        backup = store.backups.create()
+        with Store.open(store.address) as again:
+            assert again.address == store.address
+            again.config.set("k", 1)
+        assert store.config.get("k") == 1
+        assert engines.file_of(store.address) == tmp_path / name
+        assert backup.origin == engines.name_of(tmp_path / name) == store.address
+    assert sorted(file.name for file in tmp_path.iterdir()) == [name, f"{name}.backups"]
 
 
 def test_a_relative_path_means_the_directory_at_opening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,6 +119,29 @@ def test_an_address_is_a_path_a_url_or_nothing(path: Path) -> None:
     assert not Path("x.db").exists()
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["sqlite://swarm.db", "sqlite://localhost/swarm.db", "sqlite://user:hush@h/swarm.db", "sqlite://:5/swarm.db", "sqlite+sqljs://swarm"],
+)
+def test_a_url_with_a_host_is_no_file_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    for use in (Store.open, engines.file_of):
+        with pytest.raises(InvalidValue, match=r"names a host.*sqlite:///swarm\.db") as caught:
+            use(address)
+        assert "hush" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["sqlite://:memory:", "postgresql://me:hush@h:port/db", "postgresql://me:so@hush:@h/db", "postgresql://me:so@hush@h/db", "?hush://"],
+)
+def test_a_url_that_is_none_is_told_without_its_password(address: str) -> None:
+    with pytest.raises(InvalidValue) as caught:
+        Store.open(address)
+    assert "hush" not in "".join(traceback.format_exception(caught.value))
+
+
 def test_nothing_but_the_database_is_left_after_closing(path: Path) -> None:
     with Store.open(path) as store:
         crew.in_threads(5, crew.register, store)
@@ -117,8 +168,35 @@ def test_a_missing_directory_is_no_place(tmp_path: Path) -> None:
             Store.open(tmp_path / "missing" / "swarm.db", **options)
         assert isinstance(caught.value.__cause__, sqlite3.Error)
         assert "directory" in caught.value.hint
-    with pytest.raises(Unavailable):
-        Store.open(tmp_path)
+
+
+def test_a_directory_is_told_from_a_file(tmp_path: Path) -> None:
+    for options in ({}, {"read_only": True}, {"migrate": False}):
+        with pytest.raises(InvalidValue, match="is a directory"):
+            Store.open(tmp_path, **options)
+
+
+@pytest.mark.parametrize("name", ["a\0b.db", "a\ud800.db"])
+def test_what_no_file_can_be_called_is_no_path(tmp_path: Path, name: str) -> None:
+    for address in (tmp_path / name, str(tmp_path / name), f"sqlite:///{tmp_path / name}"):
+        for use in (Store.open, engines.file_of):
+            with pytest.raises(InvalidValue, match="is no path"):
+                use(address)
+    with pytest.raises(InvalidValue, match="is no path"):
+        Store.open("sqlite:///a%00b.db")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files are text")
+def test_a_file_s_name_need_not_be_text(tmp_path: Path) -> None:
+    path = os.fsdecode(bytes(tmp_path) + b"/caf\xe9.db")
+    with Store.open(path) as store:
+        store.config.set("k", 1)
+        backup = store.backups.create()
+        assert store.backups.newest() == backup
+        with Store.open(store.address) as again:
+            assert again.config.get("k") == 1
+        store.backups.restore(backup, into=tmp_path / "restored.db")
+    assert sorted(os.fsencode(file.name) for file in tmp_path.iterdir()) == [b"caf\xe9.db", b"caf\xe9.db.backups", b"restored.db"]
 
 
 @pytest.mark.parametrize(

@@ -198,9 +198,11 @@ class Backups:
         if id is not None:
             return points.of(contents.get(_id(id)))
         if not contents.backups and not contents.unreadable:
-            raise NotFound(f"there are no backups in {self.storage!r}", hint="Make one with create()")
+            raise NotFound(f"there are no backups in {self.storage!r}", hint="Make one: create(), or ruv-swarm backup create")
         if at is None and position is None and not any(map(contents.whole, contents.backups)):
-            raise _damage(contents, None) or NotFound(f"there are no whole backups in {self.storage!r}", hint="verify() says what is wrong")
+            raise _damage(contents, None) or NotFound(
+                f"there are no whole backups in {self.storage!r}", hint="verify() says what is wrong, and so does: ruv-swarm backup verify"
+            )
         return points.find(
             self._catalog,
             self._meant(contents),

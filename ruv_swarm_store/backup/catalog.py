@@ -68,7 +68,7 @@ class Contents(Struct, frozen=True):
         if id in self.unreadable:
             raise self.unreadable[id]
         if id not in self.backups:
-            raise NotFound(f"there is no backup {id}", hint="list() tells which there are", id=id)
+            raise NotFound(f"there is no backup {id}", hint="list() tells which there are, and so does: ruv-swarm backup list", id=id)
         return self.backups[id]
 
     def is_own(self, backup: Backup) -> bool:

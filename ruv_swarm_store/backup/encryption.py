@@ -69,7 +69,10 @@ class Keyring:
 
     def __init__(self, key: Key | None) -> None:
         if key is not None and not (isinstance(key, str) and key) and not (isinstance(key, bytes) and len(key) == 32):
-            raise InvalidValue("the key is neither 32 bytes nor a passphrase", hint="Make one with secrets.token_bytes(32)")
+            raise InvalidValue(
+                "the key is neither 32 bytes nor a passphrase",
+                hint="Give text, or 32 bytes as secrets.token_bytes(32) and openssl rand 32 make them",
+            )
         self._key = key
 
     def __bool__(self) -> bool:

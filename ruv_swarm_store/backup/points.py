@@ -64,7 +64,7 @@ def find(catalog: Catalog, contents: Contents, *, at: int | None = None, positio
         if (at is None or backup.created_at <= at) and (position is None or backup.position <= position) and contents.whole(id)
     ]
     if not bases:
-        raise NotFound("there is no backup of that time", hint="list() tells which there are")
+        raise NotFound("there is no backup of that time", hint="list() tells which there are, and so does: ruv-swarm backup list")
     newest = bases.pop()
     # While a backup is made, shipping goes on behind the one before, and may have got further. Of that, names tell the truth even when
     # the clock was set back in between.

@@ -85,7 +85,7 @@ class Assembly:
     def engine(self, *, writing: bool = False) -> Iterator[Engine]:
         """The database, opened."""
         if self._path is not None:
-            engine = engines.connect(self._path, Options(read_only=not writing, durability="full"))
+            engine = engines.connect(self._path, Options(read_only=not writing, private=writing, durability="full"))
         else:
             engine = engines.connect(None, Options())
             if self._memory.getbuffer().nbytes:

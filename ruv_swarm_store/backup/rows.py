@@ -86,8 +86,9 @@ def create(
         found = census.take(run, names)
         if found.revision != schema.REVISION:
             raise SchemaMismatch(
-                f"{engine.name} is at revision {found.revision or None}, and this release backs up the rows of {schema.REVISION}",
-                hint="Open it with migrate=True, or run: ruv-swarm upgrade",
+                f"{engine.name} {f'is at revision {found.revision}' if found.revision else 'has no schema of this store'}, "
+                f"and this release backs up the rows of {schema.REVISION}",
+                hint=migrations.UPGRADE,
                 actual=found.revision,
                 expected=schema.REVISION,
             )

@@ -19,7 +19,7 @@ from ruv_swarm_store.cli.backups import app as backup_commands
 from ruv_swarm_store.cli.history import app as event_commands
 from ruv_swarm_store.cli.history import rebuild
 from ruv_swarm_store.cli.options import SWARM, Address, AsJson, Limit, insist, look_into, opened
-from ruv_swarm_store.cli.output import compact, console, counted, instant, print_json, print_table, say, span, steps_bars
+from ruv_swarm_store.cli.output import compact, console, counted, instant, print_json, print_table, printable, say, span, steps_bars
 from ruv_swarm_store.entities import AgentStatus, Task, TaskStatus
 from ruv_swarm_store.errors import StoreError
 from ruv_swarm_store.schema import LEASED
@@ -170,7 +170,7 @@ def status(store: Address = SWARM, json: AsJson = False) -> None:
         holding = select(_t.agent_id, func.count()).where(_t.status.in_(LEASED)).group_by(_t.agent_id)
         held = {row[0]: row[1] for row in found.execute(holding)}
         events, messages = found.events.last_position(), found.messages.count()
-        address = found.address
+        address = printable(found.address)
     if json:
         print_json(
             {

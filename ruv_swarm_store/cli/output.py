@@ -103,8 +103,8 @@ def print_json(value: Any) -> None:
 
 
 def say(text: str) -> None:
-    """Prints a line as it is."""
-    sys.stdout.write(f"{text}\n")
+    """Prints a line as it is, but for what is no text in the name of a file."""
+    sys.stdout.write(f"{text}\n".encode(errors="backslashreplace").decode())
 
 
 def instant(milliseconds: int | None) -> str:

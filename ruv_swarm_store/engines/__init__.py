@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from ruv_swarm_store.engines.executor import Executor, Interest, Scope, Trace
 from ruv_swarm_store.engines.lending import Lent
 from ruv_swarm_store.engines.metering import Footprint, Meter
 from ruv_swarm_store.engines.sqlite import MemoryEngine, SQLiteEngine, loading, sqljs
+from ruv_swarm_store.engines.sqlite.engine import url_of
 from ruv_swarm_store.engines.sqlite.installing import install, vacant
 from ruv_swarm_store.engines.waiting import Pause, Steps, block, cooperate, give_way
 from ruv_swarm_store.errors import InvalidValue, Unsupported
@@ -76,6 +78,9 @@ __all__ = [
     "vacant",
 ]
 
+_SECRET = re.compile(r"(?<=://).*@|(?<=\?).*", re.DOTALL)
+"""Where a URL may hold a password, or something that was meant for a part of one."""
+
 IN_BROWSER = sys.platform == "emscripten"
 """Where this runs: there SQLite is another, everything is in one thread, and storing is waited for by the event loop."""
 
@@ -115,7 +120,7 @@ def file_of(address: str | os.PathLike[str]) -> Path | None:
 def name_of(address: str | os.PathLike[str]) -> str:
     """The one name of what `connect` would open at an address, without passwords and options. Raises `InvalidValue` as that does."""
     if (file := file_of(address)) is not None:
-        return f"sqlite:///{file}"
+        return url_of(file).encode(errors="backslashreplace").decode()  # a file's name may be no text, which this has to be
     url = _url(address)
     place = {key: url.query[key] for key in ("host", "port") if key in url.query}
     return url.set(drivername=url.get_backend_name(), query=place).render_as_string(hide_password=True)
@@ -135,12 +140,25 @@ def _url(address: str | os.PathLike[str] | None) -> URL:
     elif isinstance(address, os.PathLike) or (isinstance(address, str) and address and "://" not in address):
         url = URL.create("sqlite", database=os.fspath(address))
     elif isinstance(address, str) and address:
+        shown = _SECRET.sub("…", address)
         try:
             url = make_url(address)
-        except ArgumentError as error:
-            raise InvalidValue(f"{address!r} is not a URL", hint="A URL looks like sqlite:///swarm.db") from error
+        except (ArgumentError, ValueError):  # what they say may hold a part of a password
+            raise InvalidValue(f"{shown!r} is not a URL", hint="A URL looks like sqlite:///swarm.db") from None
+        if url.host is not None and "@" in url.host:
+            raise InvalidValue(f"{shown!r} has more than one @ before its host", hint="Write %40 for one in a user's name or a password")
+        if url.get_backend_name() == "sqlite" and any(part is not None for part in (url.host, url.port, url.username, url.password)):
+            hint = "sqlite:///swarm.db, with three slashes, is a file in this directory; sqlite:// alone is memory"
+            raise InvalidValue(f"{shown!r} names a host, where SQLite has none", hint=hint)
     else:
         raise InvalidValue(f"{address!r} is no address of a store", hint="Give a path, a URL like sqlite:///swarm.db, or nothing")
+    if url.get_backend_name() == "sqlite" and url.database is not None:
+        try:
+            os.fsencode(url.database)
+        except UnicodeEncodeError as error:
+            raise InvalidValue(f"{address!r} is no path", hint="Give text that names of files can be made of") from error
+        if "\0" in url.database:
+            raise InvalidValue(f"{address!r} is no path: it has a NUL character", hint="Remove it")
     return url.set(drivername="sqlite+sqljs") if IN_BROWSER and url.drivername == "sqlite" else url
 
 

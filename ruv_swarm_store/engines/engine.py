@@ -60,6 +60,10 @@ class Options(Struct, frozen=True, kw_only=True):
     durability: Durability = "normal"
     """`full` survives power loss with every commit; `normal` may lose the last commits then, never on a crash of the process."""
     read_only: bool = False
+    create: bool = True
+    """Whether a file that is not there is made."""
+    private: bool = False
+    """Whether a file that is made is for its owner only, as what others put into it may be."""
     clock: Clock = system_clock
     trace: Trace | None = None
     timeout: float = 30.0
@@ -82,7 +86,7 @@ class Engine(Scope, ABC):
 
     @abstractmethod
     def tables(self) -> frozenset[str]:
-        """The names of the tables that exist."""
+        """The names of the tables that exist, and of the views, which are in the way of tables."""
 
     @abstractmethod
     def migration(self) -> AbstractContextManager[Connection]:

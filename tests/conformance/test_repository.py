@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import pytest
 from msgspec import Struct, structs
-from sqlalchemy import select, update
+from sqlalchemy import false, select, update
 
 from ruv_swarm_store import Agent, ConfigEntry, Conflict, Group, InvalidValue, Message, Metric, NewEvent, NotFound, Store, Task, schema
 from ruv_swarm_store.entities import AgentStatus, Audience, TaskStatus
@@ -322,6 +322,9 @@ def test_a_damaged_row_is_named_and_hides_no_other(database, store: Store, table
     assert sorted(rows.query().all(on_corrupt="skip"), key=noun.identity) == [a, c]
     collected: list[Any] = []
     assert rows.find_all(on_corrupt=collected.append) == [a, c]
+    for look in (rows.find_all, rows.query().all, rows.where(false()).all):  # whether there is a damaged row or not
+        with pytest.raises(InvalidValue, match="skp"):
+            look(on_corrupt="skp")
     assert [error.data["id"] for error in collected] == [broken]
     assert rows.delete(broken)
     assert rows.find_all() == [a, c]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -50,6 +51,17 @@ def exact(a: Any, b: Any) -> bool:
     if isinstance(a, list):
         return len(a) == len(b) and all(map(exact, a, b))
     return a == b
+
+
+# Options
+
+
+@pytest.mark.parametrize("now", [1_800_000_000.5, None, "1800000000000", datetime.now(UTC), True, 2**63])
+def test_a_clock_that_does_not_count_milliseconds_is_refused(database: Any, now: Any) -> None:
+    with pytest.raises(InvalidValue, match=r"clock.*milliseconds since the epoch"):
+        database.open(clock=lambda: now)
+    with pytest.raises(InvalidValue, match=r"clock.*milliseconds since the epoch"):
+        database.open(clock=now)
 
 
 # Text

@@ -17,10 +17,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from types import TracebackType
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 import psycopg
 import sqlalchemy
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 from sqlalchemy import URL, Connection
@@ -50,14 +52,15 @@ POOL_SIZE = 16
 PATIENCE = 0.05
 """Seconds after which who waits for the pool looks whether the spare connection has become free."""
 CONNECT_TIMEOUT = 10
-"""Seconds until a server that does not answer is given up."""
+"""Seconds until a server that does not answer is given up, unless its URL says `?connect_timeout=`."""
+_SECRETS = ("password", "sslpassword")
 
 
 class PostgreSQLEngine(Engine):
     """A schema of a PostgreSQL database.
 
     The URL is `postgresql://user:password@host/database`; `?schema=` names the schema, so that several swarms share a database,
-    and `?pool_size=` the most connections. Other options go to the server's client library as they are.
+    and `?pool_size=` the most connections. Other options go to the server's client library as they are: `?application_name=`, for one.
     """
 
     capabilities = Capabilities(concurrent_writers=True)
@@ -72,8 +75,9 @@ class PostgreSQLEngine(Engine):
         if not self.schema or len(self.schema.encode()) > 63:
             raise InvalidValue(f"{self.schema!r} is no name of a schema", hint="Use up to 63 bytes")
         self._pool_size = int(pool_size)
-        self._conninfo = url.set(drivername="postgresql", query=query).render_as_string(hide_password=False)
-        self.name = url.set(drivername="postgresql").render_as_string(hide_password=True)
+        shown = {key: value for key, value in url.query.items() if key not in _SECRETS}
+        self.name = url.set(drivername="postgresql", query=shown).render_as_string(hide_password=True)
+        self._conninfo = self._understand(url, query)
         self.clock = options.clock
         self._options = options
         self._settings: Mapping[str, str] = {
@@ -82,7 +86,6 @@ class PostgreSQLEngine(Engine):
             "lock_timeout": str(round(options.timeout * 1000)),
             "default_transaction_read_only": "on" if options.read_only else "off",
             "default_transaction_isolation": "read committed",
-            "application_name": "ruv_swarm_store",
         }
         self._statements: dict[Any, Prepared] = {}
         self._closed = False
@@ -90,13 +93,44 @@ class PostgreSQLEngine(Engine):
         try:
             self._connect().close()  # a wrong address is told at once, not when the pool gives up
         except psycopg.Error as error:
+            said = " ".join(str(error).split())
+            for password in (url.password, *(query.get(key) for key in _SECRETS)):
+                if password and password not in self.name:  # what is shown anyway is no secret, and may be the user's name
+                    said = said.replace(password, "***")
             raise Unavailable(
-                f"{self.name} cannot be opened ({' '.join(str(error).split())})",
+                f"{self.name} cannot be opened ({said})",
                 hint="Check the URL's host, port, database, user and password, and that the server runs",
                 kind="connection",
             ) from error
         self._pool.open()
         _engines.add(self)
+
+    def _understand(self, url: URL, query: Mapping[str, str]) -> str:
+        """A URL in the words of the client library, which reads another kind of URL: its own knows no + for a blank, for one."""
+        given: dict[str, str | int | None] = {
+            "connect_timeout": CONNECT_TIMEOUT,
+            "fallback_application_name": "ruv_swarm_store",
+            "host": url.host and unquote(url.host),
+            "port": url.port,
+            "dbname": url.database,
+            "user": url.username,
+            "password": url.password,
+            **query,
+        }
+        if given.pop("ssl", None) == "true":
+            given.setdefault("sslmode", "require")
+        try:
+            made = make_conninfo("", **{key: value for key, value in given.items() if value not in (None, "")})
+        except (psycopg.Error, TypeError) as error:
+            raise InvalidValue(
+                f"{self.name} cannot be understood ({' '.join(str(error).split())})",
+                hint="After its question mark it may say schema, pool_size, and what the client library (libpq) knows",
+            ) from error
+        except UnicodeEncodeError:  # which tells the whole of it, with the password
+            made = "\0"
+        if "\0" in made:  # the library would read no further
+            raise InvalidValue(f"{self.name} cannot be understood", hint="Give text without NUL characters, that UTF-8 can hold")
+        return made
 
     def _start(self) -> None:
         """Makes what must be new in a new process."""
@@ -111,7 +145,7 @@ class PostgreSQLEngine(Engine):
         self._pool: ConnectionPool[Session] = ConnectionPool(
             self._conninfo,
             connection_class=Session,
-            kwargs={"autocommit": True, "connect_timeout": CONNECT_TIMEOUT},
+            kwargs={"autocommit": True},
             min_size=1,
             max_size=self._pool_size,
             timeout=max(self._options.timeout, 0.1),
@@ -129,7 +163,7 @@ class PostgreSQLEngine(Engine):
 
     def _connect(self) -> psycopg.Connection[tuple[Any, ...]]:
         """A connection outside the pool."""
-        connection = psycopg.connect(self._conninfo, autocommit=True, connect_timeout=CONNECT_TIMEOUT)
+        connection = psycopg.connect(self._conninfo, autocommit=True)
         try:
             self._set(connection)
         except BaseException:
@@ -284,9 +318,7 @@ class PostgreSQLEngine(Engine):
     def tables(self) -> frozenset[str]:
         with self.read() as run:
             assert isinstance(run, PostgreSQLExecutor)
-            return frozenset(
-                name for (name,) in run.raw.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s", (self.schema,)).fetchall()
-            )
+            return frozenset(name for (name,) in run.raw.execute(_TABLES, (self.schema,)).fetchall())
 
     @contextmanager
     def migration(self) -> Iterator[Connection]:
@@ -445,6 +477,10 @@ class PostgreSQLEngine(Engine):
             self._pool.open()
 
 
+_TABLES = """
+SELECT relname FROM pg_class
+WHERE relkind IN ('r', 'p', 'f', 'v', 'm') AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %s)
+"""
 _FOOTPRINT = """
 SELECT sum(pg_total_relation_size(oid))::int8, sum(coalesce(heap_blks_hit, 0) + coalesce(idx_blks_hit, 0))::int8,
   sum(coalesce(heap_blks_read, 0) + coalesce(idx_blks_read, 0))::int8

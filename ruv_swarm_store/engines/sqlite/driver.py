@@ -70,7 +70,10 @@ class Driver:
             case of.SQLITE_NOTADB | of.SQLITE_CORRUPT:
                 return CorruptDatabase(f"{where} is not a database or is damaged ({error})", hint="Check the path, or restore a backup")
             case of.SQLITE_CANTOPEN:
-                return Unavailable(f"{where} cannot be opened ({error})", hint="Check that the directory exists and may be written")
+                return Unavailable(
+                    f"{where} cannot be opened ({error})",
+                    hint="Check that the file, or for a new one its directory, exists and may be written",
+                )
             case of.SQLITE_READONLY | of.SQLITE_PERM | of.SQLITE_AUTH:
                 return Unavailable(f"{where} cannot be written ({error})", hint="Check the file's and its directory's permissions")
             case of.SQLITE_FULL | of.SQLITE_IOERR | of.SQLITE_NOMEM:

@@ -38,7 +38,7 @@ from ruv_swarm_store.engines.sqlite.driver import driver
 from ruv_swarm_store.engines.sqlite.image import FileImage, Overlay, opened, opened_log, unreadable
 from ruv_swarm_store.engines.sqlite.log import SQLiteLog
 from ruv_swarm_store.engines.sqlite.watch import Watch
-from ruv_swarm_store.errors import Closed, Conflict, StoreError, Unsupported
+from ruv_swarm_store.errors import Closed, Conflict, InvalidValue, StoreError, Unsupported
 
 if TYPE_CHECKING:
     import sqlite3  # its types speak for every driver
@@ -65,6 +65,15 @@ MOST_READERS = 64
 """Most connections that read; beyond it threads share them."""
 
 
+def url_of(file: Path | str, drivername: str = "sqlite") -> str:
+    """The URL of a database by its name: for people to read, so only what would mean something else is escaped."""
+    return f"{drivername}:///{str(file).replace('%', '%25').replace('?', '%3F')}"
+
+
+def _tables(execute: Callable[[str], sqlite3.Cursor]) -> frozenset[str]:
+    return frozenset(name for (name,) in execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')"))
+
+
 class SQLiteEngine(Engine):
     """A database file in WAL mode."""
 
@@ -76,7 +85,12 @@ class SQLiteEngine(Engine):
     def __init__(self, path: str | Path, options: Options) -> None:
         self.file = Path(path).resolve()
         self.path = str(self.file)
-        self._open(f"sqlite:///{self.path}", options)
+        if self.file.is_dir():
+            raise InvalidValue(f"{self.path} is a directory", hint="Name a file in it")
+        if options.private:
+            with suppress(OSError):  # it is there, or SQLite will tell what keeps it from being made; its log gets the same mode
+                os.close(os.open(self.file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        self._open(url_of(self.file), options)
 
     def _open(self, name: str, options: Options) -> None:
         self.caches = Caches(self)
@@ -206,7 +220,7 @@ class SQLiteEngine(Engine):
 
     # Connections
 
-    def _connect(self, *, writing: bool) -> sqlite3.Connection:
+    def _connect(self, *, writing: bool, migrating: bool = False) -> sqlite3.Connection:
         if self._closed:
             raise Closed(f"the store at {self.name} is closed", hint="Open it again with Store.open")
         if self.path in _inherited:
@@ -214,7 +228,7 @@ class SQLiteEngine(Engine):
                 f"this process was forked inside a transaction of its parent's on {self.path} and cannot use that file",
                 hint="Fork outside the with block, or start the process by spawn",
             )
-        mode = "ro" if self._options.read_only else "rwc" if writing else "rw"
+        mode = "ro" if self._options.read_only else "rwc" if writing and self._options.create else "rw"
         raw = None
         try:
             raw = self._driver.module.connect(
@@ -226,19 +240,20 @@ class SQLiteEngine(Engine):
                 timeout=self._options.timeout,
             )
             if writing:
-                self._enter_wal(raw)
+                self._enter_wal(raw, migrating=migrating)
             return self._configure(raw, writing=writing)
         except self._driver.Error as error:
             if raw is not None:
                 raw.close()
             raise self._driver.translate(error, self._options.timeout, self.path) from error
 
-    def _enter_wal(self, raw: sqlite3.Connection) -> None:
+    def _enter_wal(self, raw: sqlite3.Connection, *, migrating: bool) -> None:
+        # The file may be another program's, which is not to be changed until it is known that it will be a store, too.
         # Switching to WAL does not wait for other openers: ask only when needed, and again when busy.
         deadline = time.monotonic() + self._options.timeout
         while True:
             try:
-                if raw.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                if raw.execute("PRAGMA journal_mode").fetchone()[0] != "wal" and (migrating or _tables(raw.execute) >= schema.HISTORY):
                     raw.execute("PRAGMA journal_mode=WAL").fetchone()
                 return
             except self._driver.Error as error:
@@ -298,7 +313,7 @@ class SQLiteEngine(Engine):
         with self.read() as run:
             assert isinstance(run, SQLiteExecutor)
             try:
-                return frozenset(name for (name,) in run._execute("SELECT name FROM sqlite_master WHERE type = 'table'"))
+                return _tables(run._execute)
             except self._driver.Error as error:
                 raise self._driver.translate(error, self._options.timeout, self.name) from error
 
@@ -332,7 +347,7 @@ class SQLiteEngine(Engine):
         self._watch.changed()
 
     def _migration_connection(self) -> sqlite3.Connection:
-        return self._connect(writing=True)
+        return self._connect(writing=True, migrating=True)
 
     def _release_migration_connection(self, raw: sqlite3.Connection) -> None:
         raw.close()
@@ -670,7 +685,7 @@ class MemoryEngine(SQLiteEngine):
     def log(self) -> Log:
         raise Unsupported(f"{self.name} keeps no log of its commits", hint="Make backups of it in between")
 
-    def _connect(self, *, writing: bool) -> sqlite3.Connection:
+    def _connect(self, *, writing: bool, migrating: bool = False) -> sqlite3.Connection:
         if self._closed:
             raise Closed(f"the store at {self.name} is closed", hint="Open a new one with Store.open")
         raw = self._driver.module.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=512)

@@ -20,6 +20,7 @@ fcntl: Any = importlib.import_module("fcntl") if find_spec("fcntl") else None
 
 _PENDING, _LOCKS = 0x4000_0000, 512
 """Where in a file SQLite keeps its locks; whoever has a database in WAL mode open holds one of them."""
+_OVERWRITE = "Restore to another place, or overwrite it: overwrite=True, or --overwrite"
 _LOGS = ("-wal", "-journal", "-shm")
 
 
@@ -33,7 +34,7 @@ def vacant(target: Path, *, overwrite: bool) -> None:
         return
     for path in (target, *_logs(target)):
         if os.path.lexists(path):
-            raise Conflict(f"{path} exists already", hint="Restore to another place, or with overwrite=True", kind="exists")
+            raise Conflict(f"{path} exists already", hint=_OVERWRITE, kind="exists")
 
 
 def install(new: Path, target: Path, *, overwrite: bool) -> None:
@@ -43,7 +44,7 @@ def install(new: Path, target: Path, *, overwrite: bool) -> None:
         try:
             os.link(new, target)  # unlike a rename, it fails when somebody was faster
         except FileExistsError as error:
-            raise Conflict(f"{target} exists already", hint="Restore to another place, or with overwrite=True", kind="exists") from error
+            raise Conflict(f"{target} exists already", hint=_OVERWRITE, kind="exists") from error
         except OSError:
             new.rename(target)  # a file system without links
         else:

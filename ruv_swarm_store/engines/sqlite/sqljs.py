@@ -17,7 +17,7 @@ from ruv_swarm_store.engines.engine import Capabilities, Options, Storing
 from ruv_swarm_store.engines.executor import Executor, Interest
 from ruv_swarm_store.engines.sqlite.bell import Bell, can_run_sync, run_sync
 from ruv_swarm_store.engines.sqlite.driver import driver
-from ruv_swarm_store.engines.sqlite.engine import MemoryEngine, SQLiteEngine
+from ruv_swarm_store.engines.sqlite.engine import MemoryEngine, SQLiteEngine, url_of
 from ruv_swarm_store.errors import InvalidValue, Unavailable, Unsupported
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class SqljsEngine(MemoryEngine):
         self._stored = 0
         """How many changes the connection had made when all of them were last known to be stored."""
         # Nothing else runs while a statement waits, so whoever keeps the database locked could never let it go.
-        super().__init__(replace(options, timeout=0.0), path, "sqlite+sqljs://" if database is None else f"sqlite+sqljs:///{path}")
+        super().__init__(replace(options, timeout=0.0), path, "sqlite+sqljs://" if database is None else url_of(path, "sqlite+sqljs"))
 
     def _new_watch(self) -> Bell:
         probe = self._open_reading if self._options.read_only else None
