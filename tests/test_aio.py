@@ -6,6 +6,8 @@ import contextvars
 import gc
 import inspect
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -761,6 +763,88 @@ def test_one_that_is_dropped_open_warns_and_lets_go(path):
             gc.collect()
 
     run(main())
+    Store.open(path).close()
+
+
+def test_one_that_is_dropped_open_ends_by_itself_when_what_runs_is_done(path):
+    """The loop goes on: what runs may need it."""
+
+    async def main():
+        loop, gate = asyncio.get_running_loop(), Gate()
+        store = await AsyncStore.open(path)
+        nouns = store.config
+
+        def needs_the_loop(work: Any) -> None:
+            gate.entered.set()
+            assert asyncio.run_coroutine_threadsafe(asyncio.sleep(0.01, 7), loop).result(5) == 7
+            work.config.set("k", 1)
+
+        running = asyncio.create_task(store.transaction(needs_the_loop))
+        await gate.wait()
+        running.cancel()
+        await asyncio.wait([running])
+        sync = store._of
+        with pytest.warns(ResourceWarning, match="AsyncStore"):
+            del running, store
+            gc.collect()
+        with pytest.raises(Closed):
+            await nouns.get("k")
+        while threads():
+            await asyncio.sleep(0.001)
+        with pytest.raises(Closed):
+            sync.config.get("k")
+
+    run(main())
+    with Store.open(path) as again:
+        assert again.config.get("k") == 1
+
+
+EXITS = {
+    "while a transaction runs": """
+        store = await AsyncStore.open(path)
+        asyncio.create_task(store.transaction(lambda work: (work.config.set("k", 1), time.sleep(60))))
+        await asyncio.sleep(0.1)
+        raise RuntimeError("a bug")
+    """,
+    "while many write": """
+        store = await AsyncStore.open(path)
+        async def put():
+            while True:
+                await store.tasks.enqueue("t")
+        asyncio.get_running_loop().call_later(0.1, asyncio.current_task().cancel, "a bug")
+        await asyncio.gather(*(put() for _ in range(50)))
+    """,
+    "while somebody begins to wait": """
+        global store
+        store = await AsyncStore.open(path)
+        await store.config.set("k", 1)
+        asyncio.create_task(store.tasks.wait("x"))
+        buffer = store.metrics.buffer()
+        await buffer.record("n", 1)
+        raise RuntimeError("a bug")
+    """,
+    "where it blocks": """
+        store = Store.open(path)
+        begun = threading.Event()
+        def hold(engine):
+            with engine.transaction():
+                begun.set()
+                time.sleep(60)
+        threading.Thread(target=hold, args=[store._engine], daemon=True).start()
+        begun.wait()
+        raise RuntimeError("a bug")
+    """,
+}
+
+
+@pytest.mark.parametrize("moment", EXITS)
+def test_a_process_that_leaves_one_open_ends(environment, path, moment):
+    """Its threads are gone when the interpreter ends, with what they held."""
+    imports = "import asyncio, sys, threading, time\nfrom ruv_swarm_store import AsyncStore, Store\npath = sys.argv[1]"
+    program = f"{imports}\nasync def main():{EXITS[moment]}\nasyncio.run(main())"
+    plain = {**environment, "PYTHONWARNINGS": "ignore"}  # an error would keep it from being ended
+    done = subprocess.run([sys.executable, "-c", program, path], env=plain, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, "a bug" in done.stderr) == (1, True), done.stderr
     Store.open(path).close()
 
 

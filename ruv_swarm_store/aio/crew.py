@@ -167,6 +167,8 @@ class Lane:
         self._newest = 0
         """The turn of the one that was put to work last; 0 when it has gone through all there was."""
         self._refusal: Refusal | None = None
+        self._last: deque[Call] = deque()
+        """What the first of its threads to end does then."""
         self._renew()
 
     def _renew(self) -> None:
@@ -240,6 +242,11 @@ class Lane:
     def _work(self) -> None:
         while turn := self._bell.get():
             self._go_through(turn)
+        try:
+            last = self._last.popleft()
+        except IndexError:
+            return
+        last()
 
     def _go_through(self, turn: int) -> None:
         jobs, since, now = self._jobs, 0.0, time.monotonic()
@@ -288,11 +295,13 @@ class Lane:
         job.desk.done.append((job, value, error))
         del job, value, error  # the traceback of an error keeps this frame
 
-    def dismiss(self, refusal: Refusal) -> list[threading.Thread]:
-        """Takes no more jobs; the threads, which end when those there are have been done."""
+    def dismiss(self, refusal: Refusal, last: Callable[[list[threading.Thread]], object] | None = None) -> list[threading.Thread]:
+        """Takes no more jobs; the threads, which end when all there are have been done. The first to end calls `last` with them."""
         with self._lock:
             self._refusal = self._refusal or refusal
             threads, self._threads = self._threads, []
+            if last is not None and threads:
+                self._last.append(partial(last, threads))
             for _ in threads:
                 self._bell.put(0)
         return threads
@@ -402,21 +411,26 @@ class Crew(_Keeper):
 
     def _end(self, ended: Future[None], refusal: Refusal, then: Callable[[], object]) -> None:
         try:
-            for thread in [thread for lane in self._lanes() for thread in lane.dismiss(refusal)]:
-                thread.join()
-            for desk in list(self._desks.values()):
-                desk.settle()
-            self.finish_all()
-            then()
+            self._end_after([thread for lane in self._lanes() for thread in lane.dismiss(refusal)], then)
         except BaseException as error:
             ended.set_exception(error)
         else:
             ended.set_result(None)
 
-    def drop(self, refusal: Refusal) -> None:
-        """Takes no more jobs, and leaves the threads to end by themselves."""
-        for lane in self._lanes():
-            lane.dismiss(refusal)
+    def _end_after(self, threads: Iterable[threading.Thread], then: Callable[[], object]) -> None:
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join()
+        for desk in list(self._desks.values()):
+            desk.settle()
+        self.finish_all()
+        then()
+
+    def drop(self, refusal: Refusal, then: Callable[[], object]) -> None:
+        """`end`, for whoever can neither wait nor start a thread: the one that writes has the last word here."""
+        others = [thread for lane in self._lanes() if lane is not self.writing for thread in lane.dismiss(refusal)]
+        if not self.writing.dismiss(refusal, lambda writers: self._end_after([*others, *writers], then)):
+            then()  # in a forked child
 
     def disown(self) -> None:
         """In a forked child: refuses every job."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
@@ -97,14 +98,17 @@ class AsyncStore(_Verbs):  # type: ignore[misc,valid-type]
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         await self.close()
 
-    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+    def __del__(self, _warn: Callable[..., None] = warnings.warn, _exiting: Callable[[], bool] = sys.is_finalizing) -> None:
         if getattr(self, "_closed", True):
             return
         _warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
-        if isinstance(self._crew, Crew):
-            self._crew.drop(self._refusal())
         self._of._closed = True  # which would warn, too
-        self._of._engine.drop()
+        if _exiting():
+            return  # its threads are gone, and what they held is held for ever
+        if isinstance(self._crew, Crew):
+            self._crew.drop(self._refusal(), self._of.close)
+        else:
+            self._of._engine.drop()
 
     def __repr__(self) -> str:
         return f"<AsyncStore {self._of.address}{' closed' if self._closed else ''}>"
@@ -126,7 +130,7 @@ class Opening:
         try:
             store = await crew.writing.take(lambda: Store.open(self._address, **self._options), Store.close)
         except BaseException:
-            crew.drop(partial(Closed, "the store was not opened"))
+            crew.drop(partial(Closed, "the store was not opened"), lambda: None)
             raise
         crew.equip(store.capabilities, store._engine.wait_async)
         return AsyncStore(crew, store)
