@@ -650,6 +650,53 @@ def test_with_the_monitor_on_every_noun_is_to_be_awaited(path):
     run(main())
 
 
+@pytest.mark.parametrize("moment", ["it waits", "it looks", "what it saw is on its way"])
+def test_who_waits_has_one_span_around_all_it_does(path, monkeypatch, caplog, moment):
+    """Also who is cancelled: a span that is ended elsewhere than in the context it began in is an error of OpenTelemetry's."""
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    spans, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+
+    async def main():
+        async with AsyncStore.open(path) as store:
+            scout = await store.agents.register("scout")
+            await store.monitor.opentelemetry(provider)
+            waiting = asyncio.create_task(store.tasks.wait(scout, timeout=10))
+            await asyncio.sleep(0.05)
+            await store.tasks.enqueue("t")
+            assert await waiting is not None
+            gate, plain = Gate(), store._of.tasks._plain
+            if moment == "it looks":
+                monkeypatch.setattr(plain, "rescue", gate)
+            waiting = asyncio.create_task(store.tasks.wait(scout))
+            if moment == "it waits":
+                await asyncio.sleep(0.05)
+            elif moment == "it looks":
+                await gate.wait()
+            else:
+                await asyncio.sleep(0)
+                while not store._crew._desk().done:
+                    time.sleep(0.001)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            gate.open()
+            await store.config.set("k", 1)  # comes after it
+
+    run(main())
+    gc.collect()  # or else what was not ended would be now
+    ended = spans.get_finished_spans()
+    verbs = {span.context.span_id: span.name for span in ended if "." in span.name}
+    assert sorted(verbs.values()) == ["config.set", "tasks.enqueue", "tasks.wait_async", "tasks.wait_async"]
+    assert [
+        span.name for span in ended if span.name not in verbs.values() and (span.parent is None or span.parent.span_id not in verbs)
+    ] == []
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 # Event loops
 
 
