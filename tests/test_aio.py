@@ -137,6 +137,26 @@ def test_verbs_look_like_those_they_are_made_of() -> None:
     assert ruv_swarm_store.AsyncStore is AsyncStore
 
 
+def test_what_is_in_memory_is_asked_for_by_the_names_that_the_stub_has(path):
+    async def main():
+        async with AsyncStore.open(path) as store:
+            await store.agents.register("scout", id="k")
+            await store.config.set("k", 1)
+            for cached in (store.agents.cached(probe=5.0), store.config.cached(probe=5.0)):
+                for verb in nouns.AsyncCachedRepository.recipe.keeps | type(cached).recipe.keeps:
+                    ask = getattr(cached, verb)
+                    first, *_ = inspect.signature(ask).parameters
+                    cached.clear()
+                    assert [await ask(**{first: "k"}) for _ in range(2)] == [await ask("k")] * 2, verb
+                    with pytest.raises(TypeError, match=first):
+                        await ask()
+                    with pytest.raises(TypeError):
+                        await ask("k", nonsense=1)
+            assert await store.config.cached().get(id="absent", default=7) == 7
+
+    run(main())
+
+
 # Threads
 
 

@@ -217,11 +217,15 @@ def _verb(recipe: Recipe, name: str, member: Any) -> Any:
 
 def _keep(recipe: Recipe, name: str, member: Any) -> Any:
     lane, answer = recipe.lane_of(name), recipe.keeps[name]
+    key = list(inspect.signature(member).parameters)[1]
 
-    async def keep(self: Any, id: Any, *args: Any, **kwargs: Any) -> Any:
-        if (found := self._of.peek(id, UNKNOWN)) is not UNKNOWN and (value := answer(found, *args, **kwargs)) is not UNKNOWN:
+    async def keep(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if key in kwargs and not args:
+            args = (kwargs.pop(key),)
+        found = self._of.peek(args[0], UNKNOWN) if args else UNKNOWN
+        if found is not UNKNOWN and (value := answer(found, *args[1:], **kwargs)) is not UNKNOWN:
             return value
-        return await getattr(self._crew, lane).do(partial(getattr(self._of, name), id, *args, **kwargs))
+        return await getattr(self._crew, lane).do(partial(getattr(self._of, name), *args, **kwargs))
 
     return keep
 
