@@ -73,7 +73,8 @@ class PostgreSQLEngine(Engine):
             raise InvalidValue(f"{self.schema!r} is no name of a schema", hint="Use up to 63 bytes")
         self._pool_size = int(pool_size)
         self._conninfo = url.set(drivername="postgresql", query=query).render_as_string(hide_password=False)
-        self.name = url.set(drivername="postgresql").render_as_string(hide_password=True)
+        shown = {key: value for key, value in url.query.items() if "password" not in key}  # also of a certificate's key
+        self.name = url.set(drivername="postgresql", query=shown).render_as_string(hide_password=True)
         self.clock = options.clock
         self._options = options
         self._settings: Mapping[str, str] = {
