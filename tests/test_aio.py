@@ -408,6 +408,34 @@ def test_what_was_taken_for_who_is_cancelled_is_given_back(path, monkeypatch):
     run(main())
 
 
+@pytest.mark.parametrize("begun", [True, False], ids=["while it is acknowledged", "on its way to the loop"])
+def test_a_reply_to_who_is_cancelled_comes_to_who_receives_for_him(path, begun):
+    async def main():
+        async with AsyncStore.open(path) as store:
+            asker, other = await store.agents.register("a"), await store.agents.register("b")
+            gate, acknowledge = Gate(), store._of.messages.acknowledge
+            store._of.messages.acknowledge = lambda *args: (acknowledge(*args), gate())  # type: ignore[func-returns-value,method-assign]
+            asking = asyncio.create_task(store.messages.request("q", sender=asker, to=other))
+            [question] = await store.messages.wait(other)
+            await store.messages.reply(question, 7, sender=other)
+            await gate.wait()
+            if not begun:
+                gate.open()
+                while not store._crew._desk().done:
+                    time.sleep(0.001)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+            gate.open()
+            [answer] = await store.messages.wait(asker, timeout=5)
+            assert answer.content == 7
+            del store._of.messages.acknowledge
+            await store.messages.acknowledge(answer, asker)
+            assert await store.messages.unread(asker) == 0
+
+    run(main())
+
+
 @pytest.mark.parametrize("fetched", [True, False], ids=["on its way to him", "on its way to the loop"])
 @pytest.mark.parametrize("verb", ["claim", "wait"])
 def test_what_has_come_for_who_is_cancelled_before_he_has_it_is_given_back(path, verb, fetched):
