@@ -18,7 +18,7 @@ import aio_stub
 import pytest
 
 import ruv_swarm_store
-from ruv_swarm_store import Conflict, NewEvent, Store, StoreError, TaskStatus
+from ruv_swarm_store import Conflict, InvalidValue, NewEvent, Store, StoreError, TaskStatus
 from ruv_swarm_store.aio import AsyncStore, crew, nouns, tools
 from ruv_swarm_store.aio import store as aio_store
 from ruv_swarm_store.aio.carrying import MOST, SLICE, Feed
@@ -271,6 +271,66 @@ def test_an_error_is_the_caller_s_whatever_it_is(path):
             with pytest.raises(TypeError):
                 await store.tasks.enqueue()
             await store.config.set("k", 1)  # the thread goes on
+
+    run(main())
+
+
+# What is mistaken
+
+
+@pytest.mark.parametrize("form", ["async with", "with"])
+def test_a_block_where_a_function_is_to_be_given_is_told(path, form):
+    async def main():
+        async with AsyncStore.open(path) as store:
+            with pytest.raises(InvalidValue, match=r"await ….transaction\(lambda work: "):
+                if form == "with":
+                    with store.transaction():  # type: ignore[attr-defined,call-arg]
+                        pass
+                async with store.transaction():  # type: ignore[attr-defined,call-arg]
+                    pass
+            subscription = await store.events.subscribe("s")
+            with pytest.raises(InvalidValue, match=r"await ….batch\(lambda work, events: "):
+                async with subscription.batch(limit=3):
+                    pass
+            assert await store.transaction(function=lambda work: 7) == 7
+
+    run(main())
+
+
+def test_a_store_that_was_not_awaited_says_how_to_open_it(path):
+    opening = AsyncStore.open(path)
+    with pytest.raises(AttributeError, match=r"await AsyncStore\.open"):
+        opening.tasks  # type: ignore[attr-defined]  # noqa: B018
+    assert not hasattr(opening, "close")
+
+
+def test_what_would_have_to_be_awaited_is_refused_where_it_comes_back(path):
+    async def main():
+        async def add(state: int, event: Any) -> int:
+            return state + 1
+
+        async with AsyncStore.open(path) as store:
+            await store.events.append("s", [NewEvent("e")], type="t")
+            for wrong in (add, lambda state, event: add(state, event)):
+                with pytest.raises(InvalidValue, match=r"coroutine|awaited"):
+                    await store.events.fold("s", 0, wrong, type="t")
+            with pytest.raises(InvalidValue, match="returned what has to be awaited"):
+                await store.transaction(lambda work: store.config.set("k", 1))
+
+    run(main())
+
+
+def test_a_verb_that_is_awaited_in_the_thread_that_writes_is_refused(path):
+    """It would wait for itself."""
+
+    async def main():
+        async with AsyncStore.open(path) as store:
+
+            def nested(work: Any) -> None:
+                asyncio.run(store.config.set("k", 1))
+
+            with pytest.raises(StoreError, match="unit of work"):
+                await asyncio.wait_for(store.transaction(nested), 5)
 
     run(main())
 

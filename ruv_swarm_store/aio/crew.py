@@ -383,6 +383,11 @@ class Crew(_Keeper):
         loop, last = asyncio.get_running_loop(), self._last
         if last is not None and last.loop is loop:
             return last
+        if threading.current_thread() in self.writing._threads:  # it would wait for itself
+            raise StoreError(
+                "a verb of a store for coroutines was awaited in the thread that does its work",
+                hint="In a function that a verb is given call those of the unit of work, without await",
+            )
         with self._lock:
             left = [self._desks.pop(known) for known in list(self._desks) if known.is_closed()]
             self._last = desk = self._desks.setdefault(loop, Desk(loop, self._lanes))

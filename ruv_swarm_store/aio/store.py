@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from sqlalchemy import Executable, Row, SelectBase
 
@@ -134,6 +134,13 @@ class Opening:
             raise
         crew.equip(store.capabilities, store._engine.wait_async)
         return AsyncStore(crew, store)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(
+            f"there is no {name!r} before the store is open: store = await AsyncStore.open(…), or async with AsyncStore.open(…) as store",
+            name=name,
+            obj=self,
+        )
 
     def __await__(self) -> Generator[Any, None, AsyncStore]:
         return self._open().__await__()
