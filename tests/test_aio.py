@@ -6,6 +6,7 @@ import contextvars
 import gc
 import inspect
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -1022,6 +1023,34 @@ def test_a_forked_child_is_told_that_the_threads_are_its_parent_s(path):
             assert b"parent process" in os.read(read, 1_000)
             os.close(read)
             assert await store.config.get("k") == 1  # here it goes on
+
+    run(main())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("moment", ["while another loop comes", "while it is closed"])
+def test_a_forked_child_may_close_it_whatever_its_parent_was_at(path, moment):
+    async def main():
+        store = await AsyncStore.open(path)
+        gate = Gate()
+        running = asyncio.ensure_future(store._crew.errands.do(gate))
+        await gate.wait()
+        closing = asyncio.create_task(store.close())
+        if moment == "while it is closed":
+            await asyncio.sleep(0.01)
+        lock = store._crew._lock
+        if moment == "while another loop comes":
+            lock.acquire()
+        if not (child := os.fork()):
+            signal.alarm(10)  # it would hang
+            asyncio.run(store.close())
+            os._exit(0)
+        if moment == "while another loop comes":
+            lock.release()
+        gate.open()
+        await asyncio.gather(running, closing)
+        assert os.waitpid(child, 0)[1] == 0
 
     run(main())
 

@@ -359,15 +359,18 @@ class Crew(_Keeper):
 
     def __init__(self) -> None:
         super().__init__()
-        self._desks: dict[asyncio.AbstractEventLoop, Desk] = {}
-        self._last: Desk | None = None
-        self._lock = threading.Lock()
-        self._ending: tuple[Future[None], threading.Thread] | None = None
+        self._start()
         self.pause: Callable[[int, float], Awaitable[object]] | None = None
         """Returns when something was committed, or so many seconds later."""
         self.writing = self.reading = Lane("writer", self._desk, 1)
         self.errands = Lane("errand", self._desk, ERRANDS, eager=True)
         _crews.add(self)
+
+    def _start(self) -> None:
+        self._desks: dict[asyncio.AbstractEventLoop, Desk] = {}
+        self._last: Desk | None = None
+        self._lock = threading.Lock()
+        self._ending: tuple[Future[None], threading.Thread] | None = None
 
     def equip(self, capabilities: Capabilities, pause: Callable[[int, float], Awaitable[object]]) -> None:
         """Adds what a store that was opened can make use of."""
@@ -438,7 +441,8 @@ class Crew(_Keeper):
             then()  # in a forked child
 
     def disown(self) -> None:
-        """In a forked child: refuses every job."""
+        """In a forked child: refuses every job. What others held, and what was to come back, is the parent's."""
+        self._start()
         for lane in self._lanes():
             lane.disown(_not_here)
 
