@@ -134,6 +134,9 @@ def test_verbs_look_like_those_they_are_made_of() -> None:
     assert inspect.iscoroutinefunction(claim)
     assert list(inspect.signature(claim).parameters) == ["self", "agent", "types", "lease"]
     assert (claim.__qualname__, claim.__doc__) == ("AsyncTasks.claim", Tasks.claim.__doc__)
+    opening = inspect.signature(AsyncStore.open)
+    assert list(opening.parameters.values()) == list(inspect.signature(Store.open).parameters.values())
+    assert (opening.parameters["durability"].default, opening.return_annotation) == ("normal", "Opening")
     assert nouns.AsyncQuery[Any] is not None
     assert ruv_swarm_store.AsyncStore is AsyncStore
 

@@ -8,8 +8,9 @@ import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
+from inspect import signature
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, cast
 
 from sqlalchemy import Executable, Row, SelectBase
 
@@ -112,6 +113,10 @@ class AsyncStore(_Verbs):  # type: ignore[misc,valid-type]
 
     def __repr__(self) -> str:
         return f"<AsyncStore {self._of.address}{' closed' if self._closed else ''}>"
+
+
+# What `help` and editors that ask the running program show.
+cast("Any", AsyncStore.open).__func__.__signature__ = signature(cast("Any", Store.open).__func__).replace(return_annotation="Opening")
 
 
 class Opening:
