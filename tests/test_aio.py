@@ -658,37 +658,6 @@ def test_what_was_begun_ends_before_the_store_does(path):
     run(main())
 
 
-def test_cancelling_half_loses_nothing_acknowledged_and_leaks_nothing(path):
-    async def main():
-        async with AsyncStore.open(path) as store:
-            await store.config.set("warm", 1)
-            gate = Gate()
-            jobs: list[asyncio.Task[Any]] = []
-            for number in range(1_000):
-                if number == 500:
-                    holding = asyncio.create_task(store.transaction(gate))
-                jobs.append(asyncio.create_task(store.config.set(f"k{number}", number)))
-            await gate.wait()  # the first 500 are done, and not all of them have come back
-            for job in jobs[::2]:
-                job.cancel()
-            gate.open()
-            came = await asyncio.gather(*jobs, return_exceptions=True)
-            await holding
-            acknowledged = {entry.key for entry in came if not isinstance(entry, BaseException)}
-            assert {type(entry) for entry in came if isinstance(entry, BaseException)} == {asyncio.CancelledError}
-            assert len(acknowledged) >= 500
-            await store.config.set("after", 1)
-            there = set(await store.config.prefix("k"))
-            assert acknowledged <= there
-            desk = store._crew._desk()
-            assert (desk.under_way, len(desk.done), [len(lane._jobs) for lane in store._crew._lanes()]) == (0, 0, [0, 0, 0])
-            gc.collect()
-            assert [found for found in gc.get_objects() if isinstance(found, crew._Job)] == []
-            assert await store.check() == []
-
-    run(main())
-
-
 @pytest.mark.parametrize("moment", ["while it opens", "on its way to the loop", "on its way to him"])
 def test_what_is_opened_for_who_is_cancelled_is_closed(path, monkeypatch, moment):
     opened: list[Store] = []
