@@ -36,7 +36,7 @@ async def carry_out(crew: Crew | Inline, lane: Doing, verb: Coroutine[Any, Any, 
     assert crew.pause is not None
     context = copy_context()
     take_back = partial(_take_back, context, verb, undo)
-    step = partial(context.run, _step, verb)
+    step = partial(_step, context, verb)
     try:
         while True:
             came = await lane.take(step, take_back)
@@ -50,9 +50,9 @@ async def carry_out(crew: Crew | Inline, lane: Doing, verb: Coroutine[Any, Any, 
         _close(context, verb)
 
 
-def _step(verb: Coroutine[Any, Any, Any]) -> Pause | _End:
+def _step(context: Context, verb: Coroutine[Any, Any, Any]) -> Pause | _End:
     try:
-        pause: Pause = verb.send(None)
+        pause: Pause = context.run(verb.send, None)
     except StopIteration as end:
         return _End(end.value)
     return pause
