@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Executable, Text, and_, delete, func, literal_column, or_, select, union_all, update
+from sqlalchemy import ColumnElement, Executable, Text, and_, delete, func, literal_column, null, or_, select, union_all, update
 
 from ruv_swarm_store import codec, inboxes, schema
 from ruv_swarm_store.clock import Moment, duration, milliseconds, new_id
@@ -103,6 +103,11 @@ _RELEASE = (
     update(schema.message_deliveries)
     .where(_d.agent_id == _agent, _d.message_position == parameter("at"), _d.acknowledged_at.is_(None))
     .values(visible_at=parameter("expires"))
+)
+_REOPEN = (
+    update(schema.message_deliveries)
+    .where(_d.agent_id == _agent, _d.message_position == parameter("at"))
+    .values(acknowledged_at=null(), visible_at=_now)
 )
 _DELIVERIES = select(*DELIVERIES.columns).where(_d.message_position == parameter("at")).order_by(_d.delivered_at, _d.agent_id)
 _DELIVERY = select(*DELIVERIES.columns).where(_d.message_position == parameter("at"), _d.agent_id == _agent)
@@ -389,6 +394,10 @@ class Messages(Repository[Message]):
         who, at = _who(agent), self._at(message)
         span = duration(delay, "delay")
         return self._scope.write(lambda run: run.run(_RELEASE, {"agent": who, "at": at, "expires": run.now + span})) > 0
+
+    def _reopen(self, message: Message, agent: str) -> None:
+        """Takes an acknowledgement back: the message comes to this agent again."""
+        self._scope.write(lambda run: run.run(_REOPEN, {"agent": agent, "at": message.position, "now": run.now}))
 
     def deliveries(self, message: Message | str) -> list[Delivery]:
         """How a message stands with each agent it has been delivered to, in order of the last delivery."""

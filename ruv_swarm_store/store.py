@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -473,11 +474,12 @@ class Store(Repositories):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
 
-    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+    def __del__(self, _warn: Callable[..., None] = warnings.warn, _exiting: Callable[[], bool] = sys.is_finalizing) -> None:
         if not getattr(self, "_closed", True):
             _warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
-            self._engine.caches.close()
-            self._engine.drop()
+            if not _exiting():  # then other threads are gone, and what they held is held for ever
+                self._engine.caches.close()
+                self._engine.drop()
 
     def __repr__(self) -> str:
         return f"<Store {self._engine.name}{' closed' if self._closed else ''}>"

@@ -6,6 +6,9 @@ import contextvars
 import gc
 import inspect
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -16,7 +19,7 @@ import aio_stub
 import pytest
 
 import ruv_swarm_store
-from ruv_swarm_store import Conflict, NewEvent, Store, StoreError, TaskStatus
+from ruv_swarm_store import Conflict, InvalidValue, NewEvent, Store, StoreError, TaskStatus
 from ruv_swarm_store.aio import AsyncStore, crew, nouns, tools
 from ruv_swarm_store.aio import store as aio_store
 from ruv_swarm_store.aio.carrying import MOST, SLICE, Feed
@@ -131,8 +134,31 @@ def test_verbs_look_like_those_they_are_made_of() -> None:
     assert inspect.iscoroutinefunction(claim)
     assert list(inspect.signature(claim).parameters) == ["self", "agent", "types", "lease"]
     assert (claim.__qualname__, claim.__doc__) == ("AsyncTasks.claim", Tasks.claim.__doc__)
+    opening = inspect.signature(AsyncStore.open)
+    assert list(opening.parameters.values()) == list(inspect.signature(Store.open).parameters.values())
+    assert (opening.parameters["durability"].default, opening.return_annotation) == ("normal", "Opening")
     assert nouns.AsyncQuery[Any] is not None
     assert ruv_swarm_store.AsyncStore is AsyncStore
+
+
+def test_what_is_in_memory_is_asked_for_by_the_names_that_the_stub_has(path):
+    async def main():
+        async with AsyncStore.open(path) as store:
+            await store.agents.register("scout", id="k")
+            await store.config.set("k", 1)
+            for cached in (store.agents.cached(probe=5.0), store.config.cached(probe=5.0)):
+                for verb in nouns.AsyncCachedRepository.recipe.keeps | type(cached).recipe.keeps:
+                    ask = getattr(cached, verb)
+                    first, *_ = inspect.signature(ask).parameters
+                    cached.clear()
+                    assert [await ask(**{first: "k"}) for _ in range(2)] == [await ask("k")] * 2, verb
+                    with pytest.raises(TypeError, match=first):
+                        await ask()
+                    with pytest.raises(TypeError):
+                        await ask("k", nonsense=1)
+            assert await store.config.cached().get(id="absent", default=7) == 7
+
+    run(main())
 
 
 # Threads
@@ -249,6 +275,66 @@ def test_an_error_is_the_caller_s_whatever_it_is(path):
             with pytest.raises(TypeError):
                 await store.tasks.enqueue()
             await store.config.set("k", 1)  # the thread goes on
+
+    run(main())
+
+
+# What is mistaken
+
+
+@pytest.mark.parametrize("form", ["async with", "with"])
+def test_a_block_where_a_function_is_to_be_given_is_told(path, form):
+    async def main():
+        async with AsyncStore.open(path) as store:
+            with pytest.raises(InvalidValue, match=r"await ….transaction\(lambda work: "):
+                if form == "with":
+                    with store.transaction():  # type: ignore[attr-defined,call-arg]
+                        pass
+                async with store.transaction():  # type: ignore[attr-defined,call-arg]
+                    pass
+            subscription = await store.events.subscribe("s")
+            with pytest.raises(InvalidValue, match=r"await ….batch\(lambda work, events: "):
+                async with subscription.batch(limit=3):
+                    pass
+            assert await store.transaction(function=lambda work: 7) == 7
+
+    run(main())
+
+
+def test_a_store_that_was_not_awaited_says_how_to_open_it(path):
+    opening = AsyncStore.open(path)
+    with pytest.raises(AttributeError, match=r"await AsyncStore\.open"):
+        opening.tasks  # type: ignore[attr-defined]  # noqa: B018
+    assert not hasattr(opening, "close")
+
+
+def test_what_would_have_to_be_awaited_is_refused_where_it_comes_back(path):
+    async def main():
+        async def add(state: int, event: Any) -> int:
+            return state + 1
+
+        async with AsyncStore.open(path) as store:
+            await store.events.append("s", [NewEvent("e")], type="t")
+            for wrong in (add, lambda state, event: add(state, event)):
+                with pytest.raises(InvalidValue, match=r"coroutine|awaited"):
+                    await store.events.fold("s", 0, wrong, type="t")
+            with pytest.raises(InvalidValue, match="returned what has to be awaited"):
+                await store.transaction(lambda work: store.config.set("k", 1))
+
+    run(main())
+
+
+def test_a_verb_that_is_awaited_in_the_thread_that_writes_is_refused(path):
+    """It would wait for itself."""
+
+    async def main():
+        async with AsyncStore.open(path) as store:
+
+            def nested(work: Any) -> None:
+                asyncio.run(store.config.set("k", 1))
+
+            with pytest.raises(StoreError, match="unit of work"):
+                await asyncio.wait_for(store.transaction(nested), 5)
 
     run(main())
 
@@ -382,6 +468,34 @@ def test_what_was_taken_for_who_is_cancelled_is_given_back(path, monkeypatch):
             assert {task.retry_count for task in pending} == {0}
             assert len(await store.messages.receive(scout)) == 1
             assert len(await group.claim("m")) == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize("begun", [True, False], ids=["while it is acknowledged", "on its way to the loop"])
+def test_a_reply_to_who_is_cancelled_comes_to_who_receives_for_him(path, begun):
+    async def main():
+        async with AsyncStore.open(path) as store:
+            asker, other = await store.agents.register("a"), await store.agents.register("b")
+            gate, acknowledge = Gate(), store._of.messages.acknowledge
+            store._of.messages.acknowledge = lambda *args: (acknowledge(*args), gate())  # type: ignore[func-returns-value,method-assign]
+            asking = asyncio.create_task(store.messages.request("q", sender=asker, to=other))
+            [question] = await store.messages.wait(other)
+            await store.messages.reply(question, 7, sender=other)
+            await gate.wait()
+            if not begun:
+                gate.open()
+                while not store._crew._desk().done:
+                    time.sleep(0.001)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+            gate.open()
+            [answer] = await store.messages.wait(asker, timeout=5)
+            assert answer.content == 7
+            del store._of.messages.acknowledge
+            await store.messages.acknowledge(answer, asker)
+            assert await store.messages.unread(asker) == 0
 
     run(main())
 
@@ -544,37 +658,6 @@ def test_what_was_begun_ends_before_the_store_does(path):
     run(main())
 
 
-def test_cancelling_half_loses_nothing_acknowledged_and_leaks_nothing(path):
-    async def main():
-        async with AsyncStore.open(path) as store:
-            await store.config.set("warm", 1)
-            gate = Gate()
-            jobs: list[asyncio.Task[Any]] = []
-            for number in range(1_000):
-                if number == 500:
-                    holding = asyncio.create_task(store.transaction(gate))
-                jobs.append(asyncio.create_task(store.config.set(f"k{number}", number)))
-            await gate.wait()  # the first 500 are done, and not all of them have come back
-            for job in jobs[::2]:
-                job.cancel()
-            gate.open()
-            came = await asyncio.gather(*jobs, return_exceptions=True)
-            await holding
-            acknowledged = {entry.key for entry in came if not isinstance(entry, BaseException)}
-            assert {type(entry) for entry in came if isinstance(entry, BaseException)} == {asyncio.CancelledError}
-            assert len(acknowledged) >= 500
-            await store.config.set("after", 1)
-            there = set(await store.config.prefix("k"))
-            assert acknowledged <= there
-            desk = store._crew._desk()
-            assert (desk.under_way, len(desk.done), [len(lane._jobs) for lane in store._crew._lanes()]) == (0, 0, [0, 0, 0])
-            gc.collect()
-            assert [found for found in gc.get_objects() if isinstance(found, crew._Job)] == []
-            assert await store.check() == []
-
-    run(main())
-
-
 @pytest.mark.parametrize("moment", ["while it opens", "on its way to the loop", "on its way to him"])
 def test_what_is_opened_for_who_is_cancelled_is_closed(path, monkeypatch, moment):
     opened: list[Store] = []
@@ -646,6 +729,53 @@ def test_with_the_monitor_on_every_noun_is_to_be_awaited(path):
             assert {found.name for found in (await store.monitor.snapshot()).operations} >= {"mine", "tasks.count"}
 
     run(main())
+
+
+@pytest.mark.parametrize("moment", ["it waits", "it looks", "what it saw is on its way"])
+def test_who_waits_has_one_span_around_all_it_does(path, monkeypatch, caplog, moment):
+    """Also who is cancelled: a span that is ended elsewhere than in the context it began in is an error of OpenTelemetry's."""
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    spans, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+
+    async def main():
+        async with AsyncStore.open(path) as store:
+            scout = await store.agents.register("scout")
+            await store.monitor.opentelemetry(provider)
+            waiting = asyncio.create_task(store.tasks.wait(scout, timeout=10))
+            await asyncio.sleep(0.05)
+            await store.tasks.enqueue("t")
+            assert await waiting is not None
+            gate, plain = Gate(), store._of.tasks._plain
+            if moment == "it looks":
+                monkeypatch.setattr(plain, "rescue", gate)
+            waiting = asyncio.create_task(store.tasks.wait(scout))
+            if moment == "it waits":
+                await asyncio.sleep(0.05)
+            elif moment == "it looks":
+                await gate.wait()
+            else:
+                await asyncio.sleep(0)
+                while not store._crew._desk().done:
+                    time.sleep(0.001)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            gate.open()
+            await store.config.set("k", 1)  # comes after it
+
+    run(main())
+    gc.collect()  # or else what was not ended would be now
+    ended = spans.get_finished_spans()
+    verbs = {span.context.span_id: span.name for span in ended if "." in span.name}
+    assert sorted(verbs.values()) == ["config.set", "tasks.enqueue", "tasks.wait_async", "tasks.wait_async"]
+    assert [
+        span.name for span in ended if span.name not in verbs.values() and (span.parent is None or span.parent.span_id not in verbs)
+    ] == []
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 # Event loops
@@ -764,6 +894,88 @@ def test_one_that_is_dropped_open_warns_and_lets_go(path):
     Store.open(path).close()
 
 
+def test_one_that_is_dropped_open_ends_by_itself_when_what_runs_is_done(path):
+    """The loop goes on: what runs may need it."""
+
+    async def main():
+        loop, gate = asyncio.get_running_loop(), Gate()
+        store = await AsyncStore.open(path)
+        nouns = store.config
+
+        def needs_the_loop(work: Any) -> None:
+            gate.entered.set()
+            assert asyncio.run_coroutine_threadsafe(asyncio.sleep(0.01, 7), loop).result(5) == 7
+            work.config.set("k", 1)
+
+        running = asyncio.create_task(store.transaction(needs_the_loop))
+        await gate.wait()
+        running.cancel()
+        await asyncio.wait([running])
+        sync = store._of
+        with pytest.warns(ResourceWarning, match="AsyncStore"):
+            del running, store
+            gc.collect()
+        with pytest.raises(Closed):
+            await nouns.get("k")
+        while threads():
+            await asyncio.sleep(0.001)
+        with pytest.raises(Closed):
+            sync.config.get("k")
+
+    run(main())
+    with Store.open(path) as again:
+        assert again.config.get("k") == 1
+
+
+EXITS = {
+    "while a transaction runs": """
+        store = await AsyncStore.open(path)
+        asyncio.create_task(store.transaction(lambda work: (work.config.set("k", 1), time.sleep(60))))
+        await asyncio.sleep(0.1)
+        raise RuntimeError("a bug")
+    """,
+    "while many write": """
+        store = await AsyncStore.open(path)
+        async def put():
+            while True:
+                await store.tasks.enqueue("t")
+        asyncio.get_running_loop().call_later(0.1, asyncio.current_task().cancel, "a bug")
+        await asyncio.gather(*(put() for _ in range(50)))
+    """,
+    "while somebody begins to wait": """
+        global store
+        store = await AsyncStore.open(path)
+        await store.config.set("k", 1)
+        asyncio.create_task(store.tasks.wait("x"))
+        buffer = store.metrics.buffer()
+        await buffer.record("n", 1)
+        raise RuntimeError("a bug")
+    """,
+    "where it blocks": """
+        store = Store.open(path)
+        begun = threading.Event()
+        def hold(engine):
+            with engine.transaction():
+                begun.set()
+                time.sleep(60)
+        threading.Thread(target=hold, args=[store._engine], daemon=True).start()
+        begun.wait()
+        raise RuntimeError("a bug")
+    """,
+}
+
+
+@pytest.mark.parametrize("moment", EXITS)
+def test_a_process_that_leaves_one_open_ends(environment, path, moment):
+    """Its threads are gone when the interpreter ends, with what they held."""
+    imports = "import asyncio, sys, threading, time\nfrom ruv_swarm_store import AsyncStore, Store\npath = sys.argv[1]"
+    program = f"{imports}\nasync def main():{EXITS[moment]}\nasyncio.run(main())"
+    plain = {**environment, "PYTHONWARNINGS": "ignore"}  # an error would keep it from being ended
+    done = subprocess.run([sys.executable, "-c", program, path], env=plain, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, "a bug" in done.stderr) == (1, True), done.stderr
+    Store.open(path).close()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_forked_child_is_told_that_the_threads_are_its_parent_s(path):
@@ -783,6 +995,34 @@ def test_a_forked_child_is_told_that_the_threads_are_its_parent_s(path):
             assert b"parent process" in os.read(read, 1_000)
             os.close(read)
             assert await store.config.get("k") == 1  # here it goes on
+
+    run(main())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("moment", ["while another loop comes", "while it is closed"])
+def test_a_forked_child_may_close_it_whatever_its_parent_was_at(path, moment):
+    async def main():
+        store = await AsyncStore.open(path)
+        gate = Gate()
+        running = asyncio.ensure_future(store._crew.errands.do(gate))
+        await gate.wait()
+        closing = asyncio.create_task(store.close())
+        if moment == "while it is closed":
+            await asyncio.sleep(0.01)
+        lock = store._crew._lock
+        if moment == "while another loop comes":
+            lock.acquire()
+        if not (child := os.fork()):
+            signal.alarm(10)  # it would hang
+            asyncio.run(store.close())
+            os._exit(0)
+        if moment == "while another loop comes":
+            lock.release()
+        gate.open()
+        await asyncio.gather(running, closing)
+        assert os.waitpid(child, 0)[1] == 0
 
     run(main())
 

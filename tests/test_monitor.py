@@ -357,7 +357,8 @@ def test_prometheus_reads_what_was_counted(store: Store) -> None:
         cached.find_by_id("g")
         cached.find_by_id("g")
         text = store.monitor.prometheus()
-    found = {(name, *labels.values()): value for name, labels, value in samples(text) if "le" not in labels}
+    assert {labels.pop("store") for _, labels, _ in samples(text)} == {store.address}
+    found = {(name, *labels.values()): value for name, labels, value in samples(text) if "le" not in labels and labels.pop("store")}
     buckets = [value for name, labels, value in samples(text) if "le" in labels and labels.get("operation") == "groups.exists"]
     assert found["operation_seconds_count", "groups.exists"] == 5
     assert 0 < found["operation_seconds_sum", "groups.exists"] < 5
@@ -382,8 +383,21 @@ def test_a_collector_is_registered_once_and_asked_again_and_again(store: Store) 
     registry.register(store.monitor.collector())
     store.tasks.count()
     for count in (1, 2):
-        assert registry.get_sample_value("ruv_swarm_store_operation_seconds_count", {"operation": "tasks.count"}) == count
+        labels = {"store": store.address, "operation": "tasks.count"}
+        assert registry.get_sample_value("ruv_swarm_store_operation_seconds_count", labels) == count
         store.tasks.count()
+
+
+def test_stores_in_one_registry_are_told_apart(store: Store, tmp_path: Path) -> None:
+    registry = CollectorRegistry()
+    with Store.open(tmp_path / "other.db", monitor=True) as other:
+        for each, cached in ((store, store.groups.cached()), (other, other.groups.cached())):
+            registry.register(each.monitor.collector())
+            cached.find_by_id("g")
+            each.tasks.count()
+        series = [(sample.name, *sorted(sample.labels.items())) for family in registry.collect() for sample in family.samples]
+    assert {dict(labels)["store"] for _, *labels in series} == {store.address, other.address}
+    assert len(series) == len(set(series)) > 50
 
 
 # OpenTelemetry

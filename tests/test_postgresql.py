@@ -224,6 +224,7 @@ def test_an_address_that_leads_nowhere_is_told_without_its_password(server: Serv
         f"postgresql://postgres:hush@/nowhere?host={server.directory}",
         f"postgresql://nobody-here:hush@/postgres?host={server.directory}",
         "postgresql://postgres:hush@127.0.0.1:1/postgres",
+        "postgresql://postgres@127.0.0.1:1/postgres?password=hush&sslpassword=hush",
     ):
         with pytest.raises(Unavailable) as caught:
             Store.open(url)

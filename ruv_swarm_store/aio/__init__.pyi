@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Generic, NoReturn, Self, TypeVar
 
@@ -1234,7 +1235,7 @@ class AsyncPerformanceMonitor:
         The providers are OpenTelemetry's, its global ones unless given; the monitor is started if it is not on. Raises `Unsupported`
         where opentelemetry-api is not installed.
         """
-    def track(self, name: str) -> None:
+    def track(self, name: str) -> AbstractContextManager[None]:
         """Times a block of the caller's own as an operation of that name; not at all while the monitor is off."""
     async def snapshot(self, *, plans: bool = True) -> Snapshot:
         """What was counted until now, as plain data. With `plans` the database is asked for those of the slow statements."""

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,13 +28,15 @@ class _End(NamedTuple):
 async def carry_out(crew: Crew | Inline, lane: Doing, verb: Coroutine[Any, Any, Any], undo: Undo | None) -> Any:
     """What a verb returns that waits for others: it looks in a thread, and waits on the event loop.
 
-    Cancelled while it waits, it has taken nothing; while it looks, that is taken back by `undo`.
+    Cancelled while it waits, it has taken nothing; while it looks, that is taken back by `undo`. All its steps have one context: what it
+    has set in one, its span for example, is there in the next, and can be reset.
     """
     if isinstance(crew, Inline):
         return await crew.keep(await verb, undo)
     assert crew.pause is not None
-    take_back = None if undo is None else partial(_take_back, undo)
-    step = partial(_step, verb)
+    context = copy_context()
+    take_back = partial(_take_back, context, verb, undo)
+    step = partial(_step, context, verb)
     try:
         while True:
             came = await lane.take(step, take_back)
@@ -44,21 +47,27 @@ async def carry_out(crew: Crew | Inline, lane: Doing, verb: Coroutine[Any, Any, 
             else:
                 await asyncio.sleep(0)
     finally:
-        with suppress(ValueError):  # a thread is just carrying it out, and lets go of it then
-            verb.close()
+        _close(context, verb)
 
 
-def _step(verb: Coroutine[Any, Any, Any]) -> Pause | _End:
+def _step(context: Context, verb: Coroutine[Any, Any, Any]) -> Pause | _End:
     try:
-        pause: Pause = verb.send(None)
+        pause: Pause = context.run(verb.send, None)
     except StopIteration as end:
         return _End(end.value)
     return pause
 
 
-def _take_back(undo: Undo, came: Pause | _End) -> None:
-    if isinstance(came, _End):
+def _take_back(context: Context, verb: Coroutine[Any, Any, Any], undo: Undo | None, came: Pause | _End) -> None:
+    if not isinstance(came, _End):
+        _close(context, verb)
+    elif undo is not None:
         undo(came.value)
+
+
+def _close(context: Context, verb: Coroutine[Any, Any, Any]) -> None:
+    with suppress(RuntimeError, ValueError):  # another thread is in its context, or in it: that one closes it when its step is done
+        context.run(verb.close)
 
 
 class Feed:

@@ -167,6 +167,8 @@ class Lane:
         self._newest = 0
         """The turn of the one that was put to work last; 0 when it has gone through all there was."""
         self._refusal: Refusal | None = None
+        self._last: deque[Call] = deque()
+        """What the first of its threads to end does then."""
         self._renew()
 
     def _renew(self) -> None:
@@ -240,6 +242,11 @@ class Lane:
     def _work(self) -> None:
         while turn := self._bell.get():
             self._go_through(turn)
+        try:
+            last = self._last.popleft()
+        except IndexError:
+            return
+        last()
 
     def _go_through(self, turn: int) -> None:
         jobs, since, now = self._jobs, 0.0, time.monotonic()
@@ -288,11 +295,13 @@ class Lane:
         job.desk.done.append((job, value, error))
         del job, value, error  # the traceback of an error keeps this frame
 
-    def dismiss(self, refusal: Refusal) -> list[threading.Thread]:
-        """Takes no more jobs; the threads, which end when those there are have been done."""
+    def dismiss(self, refusal: Refusal, last: Callable[[list[threading.Thread]], object] | None = None) -> list[threading.Thread]:
+        """Takes no more jobs; the threads, which end when all there are have been done. The first to end calls `last` with them."""
         with self._lock:
             self._refusal = self._refusal or refusal
             threads, self._threads = self._threads, []
+            if last is not None and threads:
+                self._last.append(partial(last, threads))
             for _ in threads:
                 self._bell.put(0)
         return threads
@@ -350,15 +359,18 @@ class Crew(_Keeper):
 
     def __init__(self) -> None:
         super().__init__()
-        self._desks: dict[asyncio.AbstractEventLoop, Desk] = {}
-        self._last: Desk | None = None
-        self._lock = threading.Lock()
-        self._ending: tuple[Future[None], threading.Thread] | None = None
+        self._start()
         self.pause: Callable[[int, float], Awaitable[object]] | None = None
         """Returns when something was committed, or so many seconds later."""
         self.writing = self.reading = Lane("writer", self._desk, 1)
         self.errands = Lane("errand", self._desk, ERRANDS, eager=True)
         _crews.add(self)
+
+    def _start(self) -> None:
+        self._desks: dict[asyncio.AbstractEventLoop, Desk] = {}
+        self._last: Desk | None = None
+        self._lock = threading.Lock()
+        self._ending: tuple[Future[None], threading.Thread] | None = None
 
     def equip(self, capabilities: Capabilities, pause: Callable[[int, float], Awaitable[object]]) -> None:
         """Adds what a store that was opened can make use of."""
@@ -374,6 +386,11 @@ class Crew(_Keeper):
         loop, last = asyncio.get_running_loop(), self._last
         if last is not None and last.loop is loop:
             return last
+        if threading.current_thread() in self.writing._threads:  # it would wait for itself
+            raise StoreError(
+                "a verb of a store for coroutines was awaited in the thread that does its work",
+                hint="In a function that a verb is given call those of the unit of work, without await",
+            )
         with self._lock:
             left = [self._desks.pop(known) for known in list(self._desks) if known.is_closed()]
             self._last = desk = self._desks.setdefault(loop, Desk(loop, self._lanes))
@@ -402,24 +419,30 @@ class Crew(_Keeper):
 
     def _end(self, ended: Future[None], refusal: Refusal, then: Callable[[], object]) -> None:
         try:
-            for thread in [thread for lane in self._lanes() for thread in lane.dismiss(refusal)]:
-                thread.join()
-            for desk in list(self._desks.values()):
-                desk.settle()
-            self.finish_all()
-            then()
+            self._end_after([thread for lane in self._lanes() for thread in lane.dismiss(refusal)], then)
         except BaseException as error:
             ended.set_exception(error)
         else:
             ended.set_result(None)
 
-    def drop(self, refusal: Refusal) -> None:
-        """Takes no more jobs, and leaves the threads to end by themselves."""
-        for lane in self._lanes():
-            lane.dismiss(refusal)
+    def _end_after(self, threads: Iterable[threading.Thread], then: Callable[[], object]) -> None:
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join()
+        for desk in list(self._desks.values()):
+            desk.settle()
+        self.finish_all()
+        then()
+
+    def drop(self, refusal: Refusal, then: Callable[[], object]) -> None:
+        """`end`, for whoever can neither wait nor start a thread: the one that writes has the last word here."""
+        others = [thread for lane in self._lanes() if lane is not self.writing for thread in lane.dismiss(refusal)]
+        if not self.writing.dismiss(refusal, lambda writers: self._end_after([*others, *writers], then)):
+            then()  # in a forked child
 
     def disown(self) -> None:
-        """In a forked child: refuses every job."""
+        """In a forked child: refuses every job. What others held, and what was to come back, is the parent's."""
+        self._start()
         for lane in self._lanes():
             lane.disown(_not_here)
 

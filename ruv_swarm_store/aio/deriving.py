@@ -165,12 +165,7 @@ def derived(crew: Crew | Inline, value: Any) -> Any:
 def within(begin: Callable[..., AbstractContextManager[Any]], function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Calls a function inside a `with` block, with what that gives. Raises `InvalidValue`, which undoes it, when it has to be awaited."""
     with begin(*args, **kwargs) as given:
-        value = function(*given) if isinstance(given, tuple) else function(given)
-        if inspect.isawaitable(value):
-            if inspect.iscoroutine(value):
-                value.close()
-            raise _awaitable(function)
-        return value
+        return check_returned(function(*given) if isinstance(given, tuple) else function(given), function)
 
 
 def check_called(*arguments: Any) -> None:
@@ -181,9 +176,18 @@ def check_called(*arguments: Any) -> None:
                 raise _awaitable(function)
 
 
-def _awaitable(function: Any) -> InvalidValue:
+def check_returned(value: Any, *called: Any) -> Any:
+    """Raises `InvalidValue` for a value that would have to be awaited, which one of these functions returned."""
+    if inspect.isawaitable(value):
+        if inspect.iscoroutine(value):
+            value.close()
+        raise _awaitable(next(filter(callable, called)), "returned what has to be awaited")
+    return value
+
+
+def _awaitable(function: Any, what: str = "is a coroutine function") -> InvalidValue:
     return InvalidValue(
-        f"{function!r} is a coroutine function, and is called in a thread",
+        f"{function!r} {what}, and is called in a thread",
         hint="Give an ordinary function, which calls the verbs of the unit of work it is given without await",
     )
 
@@ -200,7 +204,7 @@ def _verb(recipe: Recipe, name: str, member: Any) -> Any:
 
     async def calling(self: Any, *args: Any, **kwargs: Any) -> Any:
         check_called(*args, *kwargs.values())
-        return await verb(self, *args, **kwargs)
+        return check_returned(await verb(self, *args, **kwargs), *args, *kwargs.values())
 
     async def taking(self: Any, *args: Any, **kwargs: Any) -> Any:
         assert undo is not None
@@ -217,11 +221,15 @@ def _verb(recipe: Recipe, name: str, member: Any) -> Any:
 
 def _keep(recipe: Recipe, name: str, member: Any) -> Any:
     lane, answer = recipe.lane_of(name), recipe.keeps[name]
+    key = list(inspect.signature(member).parameters)[1]
 
-    async def keep(self: Any, id: Any, *args: Any, **kwargs: Any) -> Any:
-        if (found := self._of.peek(id, UNKNOWN)) is not UNKNOWN and (value := answer(found, *args, **kwargs)) is not UNKNOWN:
+    async def keep(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if key in kwargs and not args:
+            args = (kwargs.pop(key),)
+        found = self._of.peek(args[0], UNKNOWN) if args else UNKNOWN
+        if found is not UNKNOWN and (value := answer(found, *args[1:], **kwargs)) is not UNKNOWN:
             return value
-        return await getattr(self._crew, lane).do(partial(getattr(self._of, name), id, *args, **kwargs))
+        return await getattr(self._crew, lane).do(partial(getattr(self._of, name), *args, **kwargs))
 
     return keep
 
@@ -269,12 +277,22 @@ def _follow(recipe: Recipe, name: str, member: Any) -> Any:
 
 def _block(recipe: Recipe, name: str, member: Any) -> Any:
     lane = recipe.lane_of(name)
+    given = "work, events" if "[tuple[" in member.__annotations__["return"] else "work"
 
-    async def block(self: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    async def begin(self: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         check_called(function)
         return await getattr(self._crew, lane).do(partial(within, getattr(self._of, name), function, *args, **kwargs))
 
-    return block
+    def block(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not args and "function" not in kwargs:  # told here: what `async with` is given nobody would await
+            raise InvalidValue(
+                f"{name} is no block here, and takes a function that does what the block would",
+                hint=f"Write e.g. await ….{name}(lambda {given}: work.config.set('k', 1))",
+            )
+        return begin(self, *args, **kwargs)
+
+    # It is one, and can be known for one since Python 3.12.
+    return getattr(inspect, "markcoroutinefunction", lambda function: function)(block)
 
 
 def _await(recipe: Recipe, name: str, member: Any) -> Any:

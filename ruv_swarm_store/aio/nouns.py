@@ -23,7 +23,7 @@ from ruv_swarm_store.query import Query
 from ruv_swarm_store.repository import Repository
 from ruv_swarm_store.tasks import Tasks
 
-# What somebody has taken who was cancelled meanwhile nobody else would get before its lease has run out.
+# What somebody has taken who was cancelled meanwhile nobody else would get before its lease has run out; and what was acknowledged never.
 
 
 def _release_task(tasks: Tasks, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Undo:
@@ -42,6 +42,14 @@ def _release_messages(messages: Messages, args: tuple[Any, ...], kwargs: dict[st
                 messages.release(message, agent)
 
     return release
+
+
+def _reopen_answer(messages: Messages, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Undo:
+    def reopen(answer: Message | None) -> None:
+        if answer is not None and answer.to_agent is not None:
+            messages._reopen(answer, answer.to_agent)
+
+    return reopen
 
 
 def _release_claims(group: ConsumerGroup, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Undo:
@@ -121,7 +129,7 @@ AsyncMessages = derive(
         reads=("deliveries", "delivery", "unread", "unread_by_topic", "replay"),
         errands=("prune",),
         plain=("conversation",),
-        undo={"receive": _release_messages, "wait": _release_messages},
+        undo={"receive": _release_messages, "wait": _release_messages, "request": _reopen_answer},
     ),
     AsyncRepository,
 )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
+from inspect import signature
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self, cast
 
 from sqlalchemy import Executable, Row, SelectBase
 
@@ -97,17 +99,24 @@ class AsyncStore(_Verbs):  # type: ignore[misc,valid-type]
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         await self.close()
 
-    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+    def __del__(self, _warn: Callable[..., None] = warnings.warn, _exiting: Callable[[], bool] = sys.is_finalizing) -> None:
         if getattr(self, "_closed", True):
             return
         _warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
-        if isinstance(self._crew, Crew):
-            self._crew.drop(self._refusal())
         self._of._closed = True  # which would warn, too
-        self._of._engine.drop()
+        if _exiting():
+            return  # its threads are gone, and what they held is held for ever
+        if isinstance(self._crew, Crew):
+            self._crew.drop(self._refusal(), self._of.close)
+        else:
+            self._of._engine.drop()
 
     def __repr__(self) -> str:
         return f"<AsyncStore {self._of.address}{' closed' if self._closed else ''}>"
+
+
+# What `help` and editors that ask the running program show.
+cast("Any", AsyncStore.open).__func__.__signature__ = signature(cast("Any", Store.open).__func__).replace(return_annotation="Opening")
 
 
 class Opening:
@@ -126,10 +135,17 @@ class Opening:
         try:
             store = await crew.writing.take(lambda: Store.open(self._address, **self._options), Store.close)
         except BaseException:
-            crew.drop(partial(Closed, "the store was not opened"))
+            crew.drop(partial(Closed, "the store was not opened"), lambda: None)
             raise
         crew.equip(store.capabilities, store._engine.wait_async)
         return AsyncStore(crew, store)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(
+            f"there is no {name!r} before the store is open: store = await AsyncStore.open(…), or async with AsyncStore.open(…) as store",
+            name=name,
+            obj=self,
+        )
 
     def __await__(self) -> Generator[Any, None, AsyncStore]:
         return self._open().__await__()

@@ -53,12 +53,13 @@ def _load() -> None:
 def _families(monitor: PerformanceMonitor) -> Iterator[Any]:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
+    store = monitor._engine.name  # without it, series of several stores in one registry would be the same
     helps = {"operation": "Seconds that verbs took.", "statement": "Seconds that statements took.", "wait": "Seconds of waiting."}
     for kind, found in monitor._distributions().items():
-        seconds = HistogramMetricFamily(f"ruv_swarm_store_{kind}_seconds", helps[kind], labels=[kind])
-        errors = CounterMetricFamily(f"ruv_swarm_store_{kind}_errors", "How many of them failed.", labels=[kind])
+        seconds = HistogramMetricFamily(f"ruv_swarm_store_{kind}_seconds", helps[kind], labels=["store", kind])
+        errors = CounterMetricFamily(f"ruv_swarm_store_{kind}_errors", "How many of them failed.", labels=["store", kind])
         for distribution in found:
-            label = [_label(distribution.name)]
+            label = [store, _label(distribution.name)]
             seconds.add_metric(label, _buckets(distribution), distribution.seconds)
             errors.add_metric(label, distribution.errors)
         yield seconds
@@ -73,14 +74,16 @@ def _families(monitor: PerformanceMonitor) -> Iterator[Any]:
             ("connections", "Connections this store has open.", footprint.connections),
         ):
             if value is not None:
-                yield GaugeMetricFamily(f"ruv_swarm_store_{name}", what, value=value)
+                gauge = GaugeMetricFamily(f"ruv_swarm_store_{name}", what, labels=["store"])
+                gauge.add_metric([store], value)
+                yield gauge
     for name in ("hits", "misses", "evictions", "invalidations"):
-        counter = CounterMetricFamily(f"ruv_swarm_store_cache_{name}", f"Caches' {name}.", labels=["cache"])
+        counter = CounterMetricFamily(f"ruv_swarm_store_cache_{name}", f"Caches' {name}.", labels=["store", "cache"])
         totals: dict[str, int] = {}
         for cache in snapshot.caches:
             totals[cache.name] = totals.get(cache.name, 0) + getattr(cache, name)
         for cached, total in totals.items():
-            counter.add_metric([cached], total)
+            counter.add_metric([store, cached], total)
         if totals:
             yield counter
 

@@ -1,6 +1,11 @@
 """The store for coroutines keeps the promises of the store it is made of, on every engine."""
 
 import asyncio
+import gc
+import os
+import random
+import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -11,6 +16,7 @@ from sqlalchemy import select
 
 from ruv_swarm_store import Agent, Conflict, InvalidValue, NewEvent, NewTask, NotFound, Sample, Store, StoreError, TaskStatus
 from ruv_swarm_store.aio import AsyncStore
+from ruv_swarm_store.aio.crew import _Job
 from ruv_swarm_store.errors import Closed
 from ruv_swarm_store.schema import tasks
 
@@ -361,6 +367,103 @@ def test_who_follows_a_backlog_lets_others_go_on_and_may_be_cancelled(play):
         assert len(handled) == count < 55
 
     play(scenario)
+
+
+def _open_files() -> int:
+    return len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0  # noqa: PTH208
+
+
+@pytest.mark.needs("threads")
+def test_half_of_a_thousand_are_cancelled_and_nothing_is_lost_or_left(play):
+    """Each at the moment when his turn has just come, or is about to."""
+    chance, everybody = random.Random(13), range(1_000)
+
+    async def scenario(store):
+        scout, other = await store.agents.register("scout"), await store.agents.register("other")
+        await store.tasks.enqueue_many([("t", number) for number in range(400)])
+        await store.transaction(lambda work: [work.messages.publish("m", to=scout) for _ in range(400)])
+        taken, received, there = {}, set(), {"config": set(), "tasks": set(), "messages": set(), "streams": set()}
+        measured = finished = 0
+
+        async def take(number):
+            if (task := await store.tasks.claim(scout, types=["t"])) is not None:
+                taken[task.id] = task
+
+        async def wait(number):
+            if (task := await store.tasks.wait(scout, types=["t"], timeout=0.2)) is not None:
+                taken[task.id] = task
+
+        async def finish(number):
+            if (task := await store.tasks.claim(scout, types=["t"])) is not None:
+                taken[task.id] = task
+                await store.tasks.complete(task)
+
+        async def receive(number):
+            received.update(message.id for message in await store.messages.receive(scout, limit=1))
+
+        async def enqueue(number):
+            there["tasks"].add((await store.tasks.enqueue("u")).id)
+
+        async def publish(number):
+            there["messages"].add((await store.messages.publish("m", to=other)).id)
+
+        async def append(number):
+            await store.events.append(f"s{number}", [NewEvent("e")], type="t")
+            there["streams"].add(f"s{number}")
+
+        async def measure(number):
+            nonlocal measured
+            await store.metrics.record("n", 1.0)
+            measured += 1
+
+        async def set_one(number):
+            there["config"].add((await store.config.set(f"k{number}", 1)).key)
+
+        async def set_both(number):
+            await store.transaction(lambda work: [work.config.set(f"{half}{number}", 1) for half in "ab"])
+
+        def note(_):
+            nonlocal finished
+            finished += 1
+
+        verbs = [take, take, wait, finish, receive, enqueue, publish, append, measure, set_one, set_both]
+        jobs = [asyncio.create_task(chance.choice(verbs)(number)) for number in everybody]
+        for job in jobs:
+            job.add_done_callback(note)
+        for number in sorted(chance.sample(everybody, 500)):
+            while finished < number - chance.randrange(40):
+                await asyncio.sleep(0)
+            jobs[number].cancel()
+        came = await asyncio.gather(*jobs, return_exceptions=True)
+        assert [error for error in came if error is not None and not isinstance(error, asyncio.CancelledError)] == []
+        desk, lanes = store._crew._desk(), list(store._crew._lanes())
+        while desk.under_way:  # what is given back is, too
+            await asyncio.sleep(0.001)
+        assert ([len(lane._jobs) for lane in lanes], len(desk.done)) == ([0] * len(lanes), 0)
+
+        found = await store.tasks.find_all()
+        assert {task.id for task in found if task.status is TaskStatus.ASSIGNED} <= taken.keys()
+        assert {task.id for task in found if task.status is TaskStatus.PENDING}.isdisjoint(taken)
+        assert sum(task.type == "t" for task in found) == 400
+        assert {task.retry_count for task in found} == {0}
+        again = {message.id for message in await store.messages.receive(scout, limit=1_000)}
+        assert again.isdisjoint(received)
+        assert len(again | received) == 400
+        assert there["tasks"] <= {task.id for task in found}
+        assert there["messages"] <= {message.id for message in await store.messages.find_all()}
+        assert there["streams"] <= {event.aggregate_id async for event in store.events.walk()}
+        assert there["config"] <= (await store.config.prefix("k")).keys()
+        halves = [{key[1:] for key in await store.config.prefix(half)} for half in "ab"]
+        assert halves[0] == halves[1]
+        assert measured <= await store.metrics.count() <= len(everybody)
+        assert await store.check() == []
+        del came, jobs, job
+        gc.collect()
+        assert [left for left in gc.get_objects() if type(left) is _Job] == []
+
+    before = threading.active_count(), _open_files()
+    play(scenario)
+    assert (threading.active_count(), _open_files()) <= before
 
 
 def test_closing_ends_the_waiting_and_refuses_what_comes_later(database):

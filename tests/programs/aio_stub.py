@@ -154,6 +154,8 @@ class Stub:
             return f"async def {name}({parameters}) -> T:\n{indented(docstring(documentation))}"
         if form is Form.WAIT and (more := inspect.getdoc(getattr(recipe.of, f"{name}_async"))):
             documentation += f"\n\n{more}"
+        if form is Form.PLAIN and inspect.isgeneratorfunction(function) and not inspect.isgeneratorfunction(member):  # by `contextmanager`
+            returns = f"{self.imported('AbstractContextManager', ('contextlib', 'AbstractContextManager'))}[{returns}]"
         head = "def" if form is Form.PLAIN else "async def"
         return f"{head} {name}({parameters}) -> {returns}:\n{indented(docstring(documentation))}"
 

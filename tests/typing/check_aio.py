@@ -98,5 +98,10 @@ async def backups(store: AsyncStore) -> None:
         await buffer.record("n", 1.0)
 
 
+async def timing(store: AsyncStore) -> None:
+    with store.monitor.track("mine"):
+        assert_type(await store.monitor.prometheus(), str)
+
+
 def it_is_no_store_that_blocks(store: AsyncStore) -> Store:
     return store  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
