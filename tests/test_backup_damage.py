@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import insert
 
-from ruv_swarm_store import Conflict, InvalidValue, NewEvent, Store
+from ruv_swarm_store import Conflict, InvalidValue, NewEvent, Store, schema
 from ruv_swarm_store.backup import manifest, restoring
 from ruv_swarm_store.backup.backups import Backups
 from ruv_swarm_store.backup.storage import DirectoryStorage, MemoryStorage
@@ -609,9 +610,13 @@ def test_pages_can_be_restored_onto_a_server(store: Store, request: pytest.Fixtu
     databases = request.getfixturevalue("postgresql")
     address = databases.new(absent=True)
     try:
+        store.execute(insert(schema.event_projections).values(name="p", slot="a", state="live", version=1, changed_at=0))
+        store.events.subscribe("s")
         store.backups.create()
-        store.backups.restore(into=address)
+        assert store.backups.restore(into=address).rows["event_projections"] == 0
         with Store.open(address) as restored:
+            assert restored.events.live("p") is None  # its tables are not there
+            assert [consumer.name for consumer in restored.events.consumers()] == ["s"]
             assert [task.id for task in restored.tasks.find_all()] == [task.id for task in store.tasks.find_all()]
             restored.tasks.enqueue("mine")
         with pytest.raises(Conflict):

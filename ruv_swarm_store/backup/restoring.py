@@ -15,7 +15,7 @@ from typing import BinaryIO
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ruv_swarm_store import engines, migrations, transfer
+from ruv_swarm_store import engines, migrations, schema, transfer
 from ruv_swarm_store.backup import census, points, rows
 from ruv_swarm_store.backup.catalog import Catalog, Contents, Progress
 from ruv_swarm_store.backup.pages import check_image, known_hashes, write_pages
@@ -229,6 +229,8 @@ def restore(
                 file=point.backup.manifest,
                 problems=problems,
             )
+        if target is None or point.backup.format == "rows":
+            found = _without_projections(assembly)
         if target is None:
             _transfer(assembly, into)
         else:
@@ -236,6 +238,17 @@ def restore(
             engines.install(assembly.path, target, overwrite=overwrite)
             sync_directory(target.parent)
     return replace(plan, instant=point.instant, exact=point.exact, revision=found.revision, position=found.position, rows=found.rows)
+
+
+def _without_projections(assembly: Assembly) -> census.Census:
+    """What an assembled database holds once projections are to be built in it: rows come without the tables they are kept in."""
+    with assembly.engine(writing=True) as engine:
+        names = engine.tables()
+        if schema.event_projections.name in names:
+            with engine.transaction() as run:
+                transfer.forget_projections(run)
+        with engine.snapshot() as run:
+            return census.take(run, names)
 
 
 def _transfer(assembly: Assembly, into: str | os.PathLike[str]) -> None:

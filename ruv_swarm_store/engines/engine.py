@@ -82,7 +82,7 @@ class Engine(Scope, ABC):
 
     @abstractmethod
     def tables(self) -> frozenset[str]:
-        """The names of the tables that exist."""
+        """The names of the tables that exist, but for those the database made for itself."""
 
     @abstractmethod
     def migration(self) -> AbstractContextManager[Connection]:

@@ -298,7 +298,8 @@ class SQLiteEngine(Engine):
         with self.read() as run:
             assert isinstance(run, SQLiteExecutor)
             try:
-                return frozenset(name for (name,) in run._execute("SELECT name FROM sqlite_master WHERE type = 'table'"))
+                names = run._execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT GLOB 'sqlite_*'")
+                return frozenset(name for (name,) in names)
             except self._driver.Error as error:
                 raise self._driver.translate(error, self._options.timeout, self.name) from error
 
