@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -321,6 +321,20 @@ def test_an_old_schema_is_backed_up_before_it_is_upgraded(path: Path, tmp_path: 
     assert printed("current", "-s", tmp_path / "new.db") == "0002\n"
     assert "ruv-swarm upgrade" in refused("backup", "create", "-s", path, "--format", "rows")
     assert len(kept(path, "*.manifest")) == 1
+
+
+def test_what_is_no_store_is_not_backed_up_and_stays_as_it_is(tmp_path: Path) -> None:
+    empty, foreign, migrated = (tmp_path / name for name in ("empty", "foreign.db", "migrated.db"))
+    empty.touch()
+    for file, name in ((foreign, "mine"), (migrated, "alembic_version")):
+        with closing(sqlite3.connect(file)) as database:
+            database.execute(f"CREATE TABLE {name} (version_num TEXT)")
+            database.execute(f"INSERT INTO {name} VALUES ('1975ea83b712')")
+            database.commit()
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    for file in before:
+        assert "there is no store at" in refused("backup", "create", "-s", file)
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("command", ["list", "verify", "drill", "prune"])

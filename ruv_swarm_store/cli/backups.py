@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ruv_swarm_store import engines
+from ruv_swarm_store import engines, migrations, schema
 from ruv_swarm_store.backup.backups import Backups, storage_at
 from ruv_swarm_store.backup.drill import Drill
 from ruv_swarm_store.backup.encryption import Key
@@ -109,6 +109,9 @@ def _is_printable(text: bytes) -> bool:
 def _of_store(store: str, to: str | None, key_file: Path | None, compression: Compression | None) -> Iterator[Backups]:
     """A store's backups, to add to. Its schema may be of any revision: backups are made before an upgrade, too."""
     insist(store)
+    with opened(store, read_only=True) as engine:  # what is no store stays as it is
+        if migrations.current(engine) is None or schema.schema_migrations.name not in engine.tables():
+            raise NotFound(f"there is no store at {store}", hint="Name one with --store or RUV_SWARM_STORE")
     with opened(store) as engine:
         yield Backups(storage_at(_place(store, to)), engine, compression=compression, key=_key(key_file))
 
