@@ -313,6 +313,16 @@ def test_old_backups_are_removed(path: Path) -> None:
     assert [backup["id"] for backup in as_json("backup", "list", "-s", path)] == ids[3:]
 
 
+def test_one_of_an_earlier_key_is_passed_over_and_can_be_deleted(path: Path) -> None:
+    pytest.importorskip("cryptography")
+    old = as_json("backup", "create", "-s", path, RUV_SWARM_BACKUP_KEY="old")["id"]
+    new = as_json("backup", "create", "-s", path, RUV_SWARM_BACKUP_KEY="new")["id"]
+    assert f"{old} is encrypted with another key" in printed("backup", "verify", "-s", path, RUV_SWARM_BACKUP_KEY="new")
+    assert printed("backup", "delete", old, "-s", path) == f"{old} was removed\n"
+    assert [backup["id"] for backup in as_json("backup", "list", "-s", path)] == [new]
+    assert "there is no backup" in refused("backup", "delete", old, "-s", path)
+
+
 def test_an_old_schema_is_backed_up_before_it_is_upgraded(path: Path, tmp_path: Path) -> None:
     printed("downgrade", "0002", "-s", path)
     assert as_json("backup", "create", "-s", path)["revision"] == "0002"

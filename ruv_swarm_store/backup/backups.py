@@ -113,8 +113,9 @@ class Backups:
         """Reads a backup and all it adds to, or every one: compares each file with its checksum, each page with its hash, the chains.
 
         With `integrity` each is put together in a temporary place, too, for the database's own check of itself and of references; without
-        it takes a fraction of the time and no space. Raises `InvalidValue` without the right key, `Unavailable` when the storage cannot be
-        read. What is wrong with a backup is not raised but told.
+        it takes a fraction of the time and no space. Without an id, those of another key are only named, in `passed_over`, where it fits
+        some. Raises `InvalidValue` without the right key, `Unavailable` when the storage cannot be read. What is wrong with a backup is not
+        raised but told.
         """
         return verification.verify(self._catalog, None if id is None else _id(id), integrity=integrity, progress=progress)
 
@@ -170,6 +171,13 @@ class Backups:
         so are those that the key fits. Files that killed processes have left are removed after a day.
         """
         return retention.prune(self._catalog, keep, self.now(), dry_run=dry_run)
+
+    def delete(self, id: str | Backup) -> None:
+        """Removes one backup, also a damaged one or one of another key, and what was shipped after it, whether it is the latest or not.
+
+        Raises `NotFound`, and `Conflict` while others add to it, or damaged ones may.
+        """
+        retention.delete(self._catalog, _id(id))
 
     def schedule(self, every: float, *, full_every: int = 24, keep: Retention | int | None = None) -> Schedule:
         """Makes a backup every so many seconds while its `with` block lasts, every `full_every`th of them full, and prunes.

@@ -225,6 +225,8 @@ def verify(
             typer.echo(f"Error: {problem.file}: {problem.what}", err=True)
         damage = "nothing is damaged" if found.ok else f"{counted(len(found.problems), 'problem')} found"
         say(f"{counted(len(found.backups), 'backup')}, {counted(found.files, 'file')}, {size(found.size)} read: {damage}")
+        for other in found.passed_over:
+            say(f"{other} is encrypted with another key, and was not looked at")
     if not found.ok:
         raise typer.Exit(1)
 
@@ -319,6 +321,18 @@ def prune(
         typer.echo(f"{id} is not whole and was left alone: ruv-swarm backup verify says why", err=True)
     left = len(done.kept) + len(done.needed)
     say(f"{counted(len(done.removed), 'backup')} {'would be ' if done.dry_run else ''}removed, {size(done.size)}, and {left:,} kept")
+
+
+@app.command()
+def delete(
+    id: Annotated[str, typer.Argument(metavar="ID", show_default=False, help="Which backup.")],
+    store: Address = SWARM,
+    place: From = None,
+    key_file: KeyFile = None,
+) -> None:
+    """Remove one backup, also one that is damaged or of a lost key, unless others add to it."""
+    _kept(store, place, key_file).delete(id)
+    say(f"{id} was removed")
 
 
 @app.command()
