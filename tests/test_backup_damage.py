@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -530,9 +531,52 @@ def test_a_kill_during_a_restoration_leaves_one_store_or_the_other(store: Store,
     assert count(target) == 510
     left = list(tmp_path.glob(".target.db.restoring-*"))
     for path in left:
-        os.utime(path, (time.time() - restoring.ABANDONED - 1,) * 2)
+        age(path)
     backups.restore(into=target, overwrite=True)
     assert list(tmp_path.glob(".target.db.restoring-*")) == []
+
+
+def age(directory: Path) -> None:
+    """Makes it look as if nothing had been written there for longer than a day."""
+    for path in (*directory.iterdir(), directory):
+        os.utime(path, (time.time() - restoring.ABANDONED - 1,) * 2)
+
+
+DRILL = """
+import os, signal, sys, tempfile
+from ruv_swarm_store.backup import Backups, drill
+tempfile.tempdir = sys.argv[2]
+drill.examine = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+Backups.of(sys.argv[1]).drill()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills as POSIX does")
+def test_what_a_killed_drill_leaves_goes_after_a_day(
+    store: Store, tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    store.backup_to(tmp_path / "kept").create()
+    subprocess.run([sys.executable, "-c", DRILL, str(tmp_path / "kept"), str(temporary)], env=environment, check=False)
+    [left] = temporary.iterdir()
+    backups = Backups.of(tmp_path / "kept")
+    for written in (left, left / "store.db"):  # one that goes on: in either something was written lately
+        age(left)
+        os.utime(written)
+        assert backups.drill().passed
+        assert list(temporary.iterdir()) == [left]
+    age(left)
+    (temporary / "another").mkdir()
+    age(temporary / "another")
+    with monkeypatch.context() as other:
+        if hasattr(os, "geteuid"):
+            other.setattr(os, "geteuid", lambda: os.getuid() + 1)
+            assert backups.verify().ok
+            assert left.exists()
+    assert backups.verify().ok
+    assert [path.name for path in temporary.iterdir()] == ["another"]
 
 
 def test_ten_writers_and_backups_at_once(store: Store, tmp_path: Path):

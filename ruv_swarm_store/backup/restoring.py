@@ -25,7 +25,9 @@ from ruv_swarm_store.engines import IN_BROWSER, Engine, Options
 from ruv_swarm_store.errors import CorruptBackup, CorruptDatabase, InvalidValue, Unavailable, Unsupported
 
 ABANDONED = 86_400
-"""Seconds after which a directory that a restoration has left behind is removed by the next one to the same place."""
+"""Seconds after which a directory that a killed process has left behind is removed by the next one that makes one there."""
+DRILL = "ruv-swarm-drill-"
+"""How the names of directories for temporary databases begin."""
 
 
 class Restoration(Struct, frozen=True, kw_only=True):
@@ -113,7 +115,8 @@ def assembling(beside: Path | None = None) -> Iterator[Assembly]:
     directory = None
     try:
         if beside is None:
-            directory = Path(tempfile.mkdtemp(prefix="ruv-swarm-drill-"))
+            _sweep(Path(tempfile.gettempdir()), DRILL)
+            directory = Path(tempfile.mkdtemp(prefix=DRILL))
         else:
             prefix = f".{beside.name}.restoring-"
             _sweep(beside.parent, prefix)
@@ -130,11 +133,15 @@ def assembling(beside: Path | None = None) -> Iterator[Assembly]:
 
 
 def _sweep(directory: Path, prefix: str) -> None:
-    """Removes what restorations have left that were killed long ago."""
-    for left in directory.iterdir():
-        with suppress(OSError):
-            if left.name.startswith(prefix) and time.time() - left.stat().st_mtime > ABANDONED:
-                shutil.rmtree(left, ignore_errors=True)
+    """Removes one's own directories in which nothing was written for long: what is in them may have been encrypted for a reason."""
+    with suppress(OSError):
+        for left in directory.iterdir():
+            if not left.name.startswith(prefix):
+                continue
+            with suppress(OSError):
+                mine = not hasattr(os, "geteuid") or left.lstat().st_uid == os.geteuid()
+                if mine and time.time() - max(path.lstat().st_mtime for path in (left, *left.iterdir())) > ABANDONED:
+                    shutil.rmtree(left, ignore_errors=True)
 
 
 def assemble(catalog: Catalog, contents: Contents, point: Point, assembly: Assembly, progress: Progress = lambda *_: None) -> Point:
