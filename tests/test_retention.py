@@ -467,8 +467,9 @@ def test_a_backup_whose_files_were_taken_for_leftovers_is_none(clock: Any, form:
             super().write(name, chunks)
 
     storage = Cleaned()
-    with Store.open(clock=clock) as store, pytest.raises(Unavailable, match="removed while it was made"):
+    with Store.open(clock=clock) as store, pytest.raises(Unavailable, match="removed while it was made") as raised:
         store.backup_to(storage).create(format=form)
+    assert "pruned this one at once" in raised.value.hint
     assert storage.names() == []
 
 
