@@ -1,5 +1,6 @@
 """Damage is named and never restored; what is already there is touched by nothing but a restoration that has succeeded."""
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -17,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import insert
 
-from ruv_swarm_store import Conflict, InvalidValue, NewEvent, Store, schema
+from ruv_swarm_store import Conflict, InvalidValue, NewEvent, NotFound, Store, schema
 from ruv_swarm_store.backup import manifest, restoring
 from ruv_swarm_store.backup.backups import Backups
 from ruv_swarm_store.backup.storage import DirectoryStorage, MemoryStorage
@@ -190,6 +191,44 @@ def test_a_drill_that_fails_is_recorded():
     assert not drill.passed
     assert made.name("pages") in drill.problems[0]
     assert backups.drills(made.id) == [drill]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_drill_on_a_storage_that_may_only_be_read_tells_how_it_went(caplog: pytest.LogCaptureFixture, whole: bool):
+    class ReadOnly(MemoryStorage):
+        closed = False
+
+        def write(self, name: str, chunks: Any) -> None:
+            if self.closed:
+                raise PermissionError(errno.EACCES, "read-only credentials")
+            super().write(name, chunks)
+
+    storage = ReadOnly()
+    with Store.open() as store:
+        made = store.backup_to(storage).create()
+    if not whole:
+        storage.delete(made.name("pages"))
+    storage.closed = True
+    backups = Backups.of(storage)
+    assert backups.drill(made).passed == whole
+    assert "could not be recorded" in caplog.text
+    assert backups.drills(made.id) == []
+
+
+def test_a_backup_that_is_removed_while_it_is_drilled_has_not_failed():
+    class Pruned(MemoryStorage):
+        def read(self, name: str) -> Any:
+            if name.endswith(".pages"):
+                for other in self.names(name.partition(".")[0]):
+                    self.delete(other)
+            return super().read(name)
+
+    storage = Pruned()
+    with Store.open() as store:
+        made = store.backup_to(storage).create()
+    with pytest.raises(NotFound, match="removed while it was drilled"):
+        Backups.of(storage).drill(made)
+    assert storage.names() == []
 
 
 def test_an_increment_never_trusts_a_damaged_base(caplog: pytest.LogCaptureFixture):

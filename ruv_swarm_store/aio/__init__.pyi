@@ -1149,7 +1149,8 @@ class AsyncBackups:
     async def drill(self, id: str | Backup | None = None, *, progress: CatalogProgress = ...) -> Drill:
         """Restores a backup, or the latest state, into a temporary place, checks it as `restore` does, and records how it went.
 
-        That it did not pass is told, not raised. Raises `NotFound`, `InvalidValue` without the right key, and `Unavailable`.
+        That it did not pass is told, not raised; that it could not be recorded, in a storage that may only be read, is logged. Raises
+        `NotFound`, also when somebody removes the backup meanwhile, `InvalidValue` without the right key, and `Unavailable`.
         """
     async def drills(self, id: str | Backup) -> Sequence[Drill]:
         """How a backup's drills went, oldest first."""

@@ -153,7 +153,8 @@ class Backups:
     def drill(self, id: str | Backup | None = None, *, progress: Progress = _no_progress) -> Drill:
         """Restores a backup, or the latest state, into a temporary place, checks it as `restore` does, and records how it went.
 
-        That it did not pass is told, not raised. Raises `NotFound`, `InvalidValue` without the right key, and `Unavailable`.
+        That it did not pass is told, not raised; that it could not be recorded, in a storage that may only be read, is logged. Raises
+        `NotFound`, also when somebody removes the backup meanwhile, `InvalidValue` without the right key, and `Unavailable`.
         """
         contents = self._catalog.contents()
         point = self._point(contents, id, None, None)
