@@ -393,6 +393,13 @@ def test_what_does_not_compress_is_stored_as_it_is():
 # Keys
 
 
+@pytest.mark.parametrize("key", [b"k" * 31, "", "\ud800", 7])
+def test_what_is_no_key_is_refused(key: object):
+    with pytest.raises(InvalidValue) as raised:
+        Backups.of(MemoryStorage(), key=key)  # type: ignore[arg-type]
+    assert raised.value.__cause__ is None  # nothing that holds it
+
+
 @pytest.mark.parametrize("key", [b"k" * 32, "correct horse battery staple"])
 def test_an_encrypted_backup_needs_its_key(tmp_path: Path, key: bytes | str):
     storage = MemoryStorage()

@@ -70,6 +70,13 @@ class Keyring:
     def __init__(self, key: Key | None) -> None:
         if key is not None and not (isinstance(key, str) and key) and not (isinstance(key, bytes) and len(key) == 32):
             raise InvalidValue("the key is neither 32 bytes nor a passphrase", hint="Make one with secrets.token_bytes(32)")
+        if isinstance(key, str):
+            try:
+                key.encode()
+            except UnicodeEncodeError:  # which holds the passphrase
+                raise InvalidValue(
+                    "the passphrase is no text: it has halves of characters", hint="Give bytes as bytes, 32 of them"
+                ) from None
         self._key = key
 
     def __bool__(self) -> bool:

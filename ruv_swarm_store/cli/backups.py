@@ -81,7 +81,7 @@ def _place(store: str, place: str | None) -> str:
 def _key(file: Path | None) -> Key | None:
     """The key in a file or in the environment; None where there is none."""
     if file is None:
-        held = os.environ.get(KEY, "").encode()
+        held = os.environ.get(KEY, "").encode(errors="surrogateescape")  # the bytes that are there, text or not
         if not held:
             return None
     else:
