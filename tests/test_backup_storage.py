@@ -28,6 +28,8 @@ KINDS: dict[str, Callable[[Path], BackupStorage]] = {
     "directory": lambda path: DirectoryStorage(path / "a" / "b"),
     "memory": lambda path: MemoryStorage(),
     "fsspec in memory": lambda path: FsspecStorage(f"memory://backups-{uuid4()}"),
+    "fsspec in memory, at what looks like a pattern": lambda path: FsspecStorage(f"memory://backups-[a]*?-{uuid4()}"),
+    "fsspec on files, at what looks like a pattern": lambda path: FsspecStorage(f"local://{path}/[a]*?"),
     "fsspec on files": lambda path: FsspecStorage(f"local://{path}/a/b"),
 }
 
@@ -121,8 +123,9 @@ def test_a_place_may_be_a_path_or_a_url(tmp_path: Path):
     assert isinstance(on_disk, DirectoryStorage)
     assert on_disk.directory == tmp_path / "x"
     assert isinstance(storage_at("memory://x"), FsspecStorage)
-    with pytest.raises(InvalidValue):
-        storage_at("nosuch://x")
+    for url in ("nosuch://x", f"zip://x::file://{tmp_path}/absent.zip"):
+        with pytest.raises(InvalidValue, match="cannot open"):
+            storage_at(url)
     with pytest.raises(InvalidValue):
         storage_at(object())  # type: ignore[arg-type]
     with pytest.raises(Unsupported, match=r"ruv-swarm-store\[backup\]|Install"):
