@@ -511,6 +511,9 @@ def test_places_that_cannot_be_restored_to(store: Store, tmp_path: Path):
         (":memory:", InvalidValue),
         ("oracle://x/y", Unsupported),
         ("", InvalidValue),
+        (None, InvalidValue),
+        (7, InvalidValue),
+        (tmp_path / "a\0b.db", InvalidValue),
     ):
         with pytest.raises(error):
             store.backups.restore(into=place)
@@ -518,6 +521,25 @@ def test_places_that_cannot_be_restored_to(store: Store, tmp_path: Path):
         store.backups.restore(into=tmp_path / "directory", overwrite=True)
     assert list((tmp_path / "directory").iterdir()) == []
     assert list(tmp_path.glob(".*restoring*")) == []
+
+
+def test_what_is_no_backup_is_refused(store: Store):
+    store.backups.create()
+    wrong: Any
+    for wrong in ([], 7, {"id": 1}):
+        for verb in (store.backups.get, store.backups.verify, store.backups.drill, store.backups.delete):
+            with pytest.raises(InvalidValue, match="is no backup"):
+                verb(wrong)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="paths may not be that long")
+@pytest.mark.parametrize("name", ["n" * 240, "ü" * 120])
+def test_a_name_may_be_as_long_as_a_store_s(store: Store, tmp_path: Path, name: str):
+    target = other(tmp_path / name, 3)
+    store.backups.create()
+    store.backups.restore(into=target, overwrite=True)
+    assert count(target) == 10
+    assert [path for path in tmp_path.iterdir() if "restoring" in path.name] == []
 
 
 def test_a_failure_of_any_step_leaves_the_target_as_it_was(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

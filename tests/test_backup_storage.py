@@ -128,6 +128,8 @@ def test_a_place_may_be_a_path_or_a_url(tmp_path: Path):
             storage_at(url)
     with pytest.raises(InvalidValue):
         storage_at(object())  # type: ignore[arg-type]
+    with pytest.raises(InvalidValue):
+        storage_at(MemoryStorage)  # type: ignore[arg-type]
     with pytest.raises(Unsupported, match=r"ruv-swarm-store\[backup\]|Install"):
         storage_at("s3://bucket/x")  # s3fs is not installed with the tests
 

@@ -267,7 +267,7 @@ def storage_at(place: BackupStorage | str | os.PathLike[str]) -> BackupStorage:
         return DirectoryStorage(place.removeprefix("file://")) if place.startswith("file://") else FsspecStorage(place)
     if isinstance(place, (str, os.PathLike)) and os.fspath(place):
         return DirectoryStorage(place)
-    if isinstance(place, BackupStorage):
+    if isinstance(place, BackupStorage) and not isinstance(place, type):  # of a class, too, isinstance sees the methods
         return place
     raise InvalidValue(f"{place!r} is no storage", hint="Give a directory, a URL such as s3://bucket/backups, or a BackupStorage")
 
@@ -294,4 +294,7 @@ def _damage(contents: Contents, point: Point | None) -> StoreError | None:
 
 
 def _id(backup: str | Backup) -> str:
-    return backup.id if isinstance(backup, Backup) else backup
+    id = backup.id if isinstance(backup, Backup) else backup
+    if not isinstance(id, str):
+        raise InvalidValue(f"{id!r} is no backup", hint="Give one that list() returns, or its id")
+    return id

@@ -26,6 +26,8 @@ from ruv_swarm_store.errors import CorruptBackup, CorruptDatabase, InvalidValue,
 
 ABANDONED = 86_400
 """Seconds after which a directory that a killed process has left behind is removed by the next one that makes one there."""
+_NAME = 200
+"""Bytes of a file's name that the name of the directory beside it begins with: file systems take 255, and some is still to come."""
 DRILL = "ruv-swarm-drill-"
 """How the names of directories for temporary databases begin."""
 
@@ -118,7 +120,7 @@ def assembling(beside: Path | None = None) -> Iterator[Assembly]:
             _sweep(Path(tempfile.gettempdir()), DRILL)
             directory = Path(tempfile.mkdtemp(prefix=DRILL))
         else:
-            prefix = f".{beside.name}.restoring-"
+            prefix = f".{beside.name.encode()[:_NAME].decode(errors='ignore')}.restoring-"
             _sweep(beside.parent, prefix)
             directory = Path(tempfile.mkdtemp(prefix=prefix, dir=beside.parent))
         yield Assembly(directory / "store.db")
@@ -199,6 +201,8 @@ def restore(
     progress: Progress = lambda *_: None,
 ) -> Restoration:
     """Restores a point into a database; see `Backups.restore`."""
+    if not isinstance(into, (str, os.PathLike)) or "\0" in str(into):
+        raise InvalidValue(f"{into!r} is no place to restore to", hint="Give a path or a URL")
     target = engines.file_of(into)
     if target is not None:
         engines.vacant(target, overwrite=overwrite)
