@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,11 +11,14 @@ from functools import cache
 from typing import Any, Literal, Protocol
 
 from msgspec import Struct
-from sqlalchemy import Column, Executable, Select, Table, and_, case, exists, func, null, or_, select, tuple_, update
+from sqlalchemy import Column, ColumnElement, Executable, Select, Table, and_, case, delete, exists, func, null, or_, select, tuple_, update
 
 from ruv_swarm_store import codec, migrations, schema
-from ruv_swarm_store.engines import Engine, Executor, Options, connect, insert_into, journal, json_text, parameter
+from ruv_swarm_store.engines import Engine, Executor, Options, connect, constant, insert_into, journal, json_text, parameter
+from ruv_swarm_store.entities import ConsumerKind
 from ruv_swarm_store.errors import Conflict, CorruptRow, InvalidValue, StoreError
+
+log = logging.getLogger(__name__)
 
 PAGE = 1_000
 """Most rows held in memory at a time."""
@@ -36,15 +40,28 @@ class Content(Struct, frozen=True):
 
 
 def tables() -> list[Table[Any]]:
-    """What a transfer moves: every table but the schema's history, of which each database has its own."""
+    """Every table but the schema's history, of which each database has its own."""
     return [table for table in schema.metadata.sorted_tables if table is not schema.schema_migrations]
+
+
+def warn_of_others(engine: Engine) -> None:
+    """Says which tables rows are not taken from: those that are not the store's."""
+    if others := sorted(engine.tables() - schema.metadata.tables.keys() - {"alembic_version"}):
+        log.warning("only the store's own tables are taken from %s, not %s", engine.name, ", ".join(others))
+
+
+def forget_projections(run: Executor) -> None:
+    """Makes every projection one to be built: for a database into which its tables have not come along."""
+    run.run(_NO_BUILDS)
+    run.run(_NO_PROJECTIONS)
 
 
 def copy(source: str | os.PathLike[str], target: str | os.PathLike[str], report: Report | None = None) -> dict[str, Content]:
     """Copies the store at one path or URL to another; what each table holds at both ends now.
 
     The target is created where there is none, a file for its owner only, and must be without rows. All is written in one transaction: a
-    copy that does not end well leaves nothing. Others may go on using the source; what they commit after the beginning is not copied.
+    copy that does not end well leaves nothing. Others may go on using the source; what they commit after the beginning is not copied. Nor
+    are tables of your own, and so projections are to be built in the target.
     Raises `Conflict` when the target holds rows, `SchemaMismatch` when the source is not at this release's revision,
     `CorruptRow` for a row that cannot be read, and `StoreError` when the target does not hold what the source does.
     """
@@ -65,10 +82,17 @@ def copy(source: str | os.PathLike[str], target: str | os.PathLike[str], report:
 
 def copy_between(source: Engine, target: Engine, report: Report | None = None) -> dict[str, Content]:
     """`copy` for two databases that are open, both of them at this release's revision."""
+    warn_of_others(source)
     with source.snapshot() as here:
-        total = sum(plan_of(table).count(here) for table in tables())
+        # Where a projection has come to says nothing where its tables are not.
+        plans = [
+            _OTHER_CONSUMERS if table is schema.event_consumers else plan_of(table)
+            for table in tables()
+            if table is not schema.event_projections
+        ]
+        total = sum(plan.count(here) for plan in plans)
         whole = journal.journaling(here) is not None
-        return fill(target, leaving(here), lambda: source.numbers(here), total, report, journaled=whole)
+        return fill(target, [Leaving(plan, here) for plan in plans], lambda: source.numbers(here), total, report, journaled=whole)
 
 
 class Stream(Protocol):
@@ -111,7 +135,7 @@ class Leaving:
 
 
 def leaving(run: Executor) -> list[Leaving]:
-    """All that a transfer moves, as `run` sees it."""
+    """All there is, as `run` sees it."""
     return [Leaving(plan_of(table), run) for table in tables()]
 
 
@@ -173,9 +197,9 @@ def insist_on_empty(engine: Engine, run: Executor, plans: Sequence[Plan] | None 
 
 
 class Plan:
-    """One table's statements. Rows pass as the drivers have them, JSON as text."""
+    """The statements of one table, or of those of its rows that are `wanted`. Rows pass as the drivers have them, JSON as text."""
 
-    def __init__(self, table: Table[Any]) -> None:
+    def __init__(self, table: Table[Any], wanted: ColumnElement[bool] | None = None) -> None:
         self.table = table
         self.columns: list[Column[Any]] = list(table.c)
         self.json = [index for index, column in enumerate(self.columns) if isinstance(column.type, schema.Json)]
@@ -197,6 +221,8 @@ class Plan:
                 .where(*(column == parameter(f"key_{column.name}", column.type) for column in table.primary_key))
                 .values({column.name: parameter(f"new_{column.name}", column.type) for column in self.own})
             )
+        if wanted is not None:
+            self._count, whole = self._count.where(wanted), whole.where(wanted)
         self._pages = _paged(whole, table)
 
     def count(self, run: Executor) -> int:
@@ -312,6 +338,12 @@ class Digest:
         """What there was."""
         return Content(self._rows, self._sum.hexdigest())
 
+
+_kind = schema.event_consumers.c.kind
+_projection = constant(_kind, ConsumerKind.PROJECTION)
+_OTHER_CONSUMERS = Plan(schema.event_consumers, _kind != _projection)
+_NO_PROJECTIONS = delete(schema.event_consumers).where(_kind == _projection)
+_NO_BUILDS = delete(schema.event_projections)
 
 _exponent: Callable[[str], Any] = re.compile(r"\d[eE]").search
 """Finds numbers like 1e16, as earlier releases stored them: an engine that keeps decimals makes whole ones of them."""

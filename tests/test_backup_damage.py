@@ -1,10 +1,12 @@
 """Damage is named and never restored; what is already there is touched by nothing but a restoration that has succeeded."""
 
+import errno
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,8 +16,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import insert
 
-from ruv_swarm_store import Conflict, InvalidValue, NewEvent, Store
+from ruv_swarm_store import Conflict, InvalidValue, NewEvent, NotFound, Store, schema
 from ruv_swarm_store.backup import manifest, restoring
 from ruv_swarm_store.backup.backups import Backups
 from ruv_swarm_store.backup.storage import DirectoryStorage, MemoryStorage
@@ -188,6 +191,44 @@ def test_a_drill_that_fails_is_recorded():
     assert not drill.passed
     assert made.name("pages") in drill.problems[0]
     assert backups.drills(made.id) == [drill]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_drill_on_a_storage_that_may_only_be_read_tells_how_it_went(caplog: pytest.LogCaptureFixture, whole: bool):
+    class ReadOnly(MemoryStorage):
+        closed = False
+
+        def write(self, name: str, chunks: Any) -> None:
+            if self.closed:
+                raise PermissionError(errno.EACCES, "read-only credentials")
+            super().write(name, chunks)
+
+    storage = ReadOnly()
+    with Store.open() as store:
+        made = store.backup_to(storage).create()
+    if not whole:
+        storage.delete(made.name("pages"))
+    storage.closed = True
+    backups = Backups.of(storage)
+    assert backups.drill(made).passed == whole
+    assert "could not be recorded" in caplog.text
+    assert backups.drills(made.id) == []
+
+
+def test_a_backup_that_is_removed_while_it_is_drilled_has_not_failed():
+    class Pruned(MemoryStorage):
+        def read(self, name: str) -> Any:
+            if name.endswith(".pages"):
+                for other in self.names(name.partition(".")[0]):
+                    self.delete(other)
+            return super().read(name)
+
+    storage = Pruned()
+    with Store.open() as store:
+        made = store.backup_to(storage).create()
+    with pytest.raises(NotFound, match="removed while it was drilled"):
+        Backups.of(storage).drill(made)
+    assert storage.names() == []
 
 
 def test_an_increment_never_trusts_a_damaged_base(caplog: pytest.LogCaptureFixture):
@@ -470,6 +511,9 @@ def test_places_that_cannot_be_restored_to(store: Store, tmp_path: Path):
         (":memory:", InvalidValue),
         ("oracle://x/y", Unsupported),
         ("", InvalidValue),
+        (None, InvalidValue),
+        (7, InvalidValue),
+        (tmp_path / "a\0b.db", InvalidValue),
     ):
         with pytest.raises(error):
             store.backups.restore(into=place)
@@ -477,6 +521,25 @@ def test_places_that_cannot_be_restored_to(store: Store, tmp_path: Path):
         store.backups.restore(into=tmp_path / "directory", overwrite=True)
     assert list((tmp_path / "directory").iterdir()) == []
     assert list(tmp_path.glob(".*restoring*")) == []
+
+
+def test_what_is_no_backup_is_refused(store: Store):
+    store.backups.create()
+    wrong: Any
+    for wrong in ([], 7, {"id": 1}):
+        for verb in (store.backups.get, store.backups.verify, store.backups.drill, store.backups.delete):
+            with pytest.raises(InvalidValue, match="is no backup"):
+                verb(wrong)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="paths may not be that long")
+@pytest.mark.parametrize("name", ["n" * 240, "ü" * 120])
+def test_a_name_may_be_as_long_as_a_store_s(store: Store, tmp_path: Path, name: str):
+    target = other(tmp_path / name, 3)
+    store.backups.create()
+    store.backups.restore(into=target, overwrite=True)
+    assert count(target) == 10
+    assert [path for path in tmp_path.iterdir() if "restoring" in path.name] == []
 
 
 def test_a_failure_of_any_step_leaves_the_target_as_it_was(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -529,9 +592,52 @@ def test_a_kill_during_a_restoration_leaves_one_store_or_the_other(store: Store,
     assert count(target) == 510
     left = list(tmp_path.glob(".target.db.restoring-*"))
     for path in left:
-        os.utime(path, (time.time() - restoring.ABANDONED - 1,) * 2)
+        age(path)
     backups.restore(into=target, overwrite=True)
     assert list(tmp_path.glob(".target.db.restoring-*")) == []
+
+
+def age(directory: Path) -> None:
+    """Makes it look as if nothing had been written there for longer than a day."""
+    for path in (*directory.iterdir(), directory):
+        os.utime(path, (time.time() - restoring.ABANDONED - 1,) * 2)
+
+
+DRILL = """
+import os, signal, sys, tempfile
+from ruv_swarm_store.backup import Backups, drill
+tempfile.tempdir = sys.argv[2]
+drill.examine = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+Backups.of(sys.argv[1]).drill()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills as POSIX does")
+def test_what_a_killed_drill_leaves_goes_after_a_day(
+    store: Store, tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    store.backup_to(tmp_path / "kept").create()
+    subprocess.run([sys.executable, "-c", DRILL, str(tmp_path / "kept"), str(temporary)], env=environment, check=False)
+    [left] = temporary.iterdir()
+    backups = Backups.of(tmp_path / "kept")
+    for written in (left, left / "store.db"):  # one that goes on: in either something was written lately
+        age(left)
+        os.utime(written)
+        assert backups.drill().passed
+        assert list(temporary.iterdir()) == [left]
+    age(left)
+    (temporary / "another").mkdir()
+    age(temporary / "another")
+    with monkeypatch.context() as other:
+        if hasattr(os, "geteuid"):
+            other.setattr(os, "geteuid", lambda: os.getuid() + 1)
+            assert backups.verify().ok
+            assert left.exists()
+    assert backups.verify().ok
+    assert [path.name for path in temporary.iterdir()] == ["another"]
 
 
 def test_ten_writers_and_backups_at_once(store: Store, tmp_path: Path):
@@ -609,9 +715,13 @@ def test_pages_can_be_restored_onto_a_server(store: Store, request: pytest.Fixtu
     databases = request.getfixturevalue("postgresql")
     address = databases.new(absent=True)
     try:
+        store.execute(insert(schema.event_projections).values(name="p", slot="a", state="live", version=1, changed_at=0))
+        store.events.subscribe("s")
         store.backups.create()
-        store.backups.restore(into=address)
+        assert store.backups.restore(into=address).rows["event_projections"] == 0
         with Store.open(address) as restored:
+            assert restored.events.live("p") is None  # its tables are not there
+            assert [consumer.name for consumer in restored.events.consumers()] == ["s"]
             assert [task.id for task in restored.tasks.find_all()] == [task.id for task in store.tasks.find_all()]
             restored.tasks.enqueue("mine")
         with pytest.raises(Conflict):

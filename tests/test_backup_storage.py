@@ -28,6 +28,8 @@ KINDS: dict[str, Callable[[Path], BackupStorage]] = {
     "directory": lambda path: DirectoryStorage(path / "a" / "b"),
     "memory": lambda path: MemoryStorage(),
     "fsspec in memory": lambda path: FsspecStorage(f"memory://backups-{uuid4()}"),
+    "fsspec in memory, at what looks like a pattern": lambda path: FsspecStorage(f"memory://backups-[a]*?-{uuid4()}"),
+    "fsspec on files, at what looks like a pattern": lambda path: FsspecStorage(f"local://{path}/[a]*?"),
     "fsspec on files": lambda path: FsspecStorage(f"local://{path}/a/b"),
 }
 
@@ -121,10 +123,13 @@ def test_a_place_may_be_a_path_or_a_url(tmp_path: Path):
     assert isinstance(on_disk, DirectoryStorage)
     assert on_disk.directory == tmp_path / "x"
     assert isinstance(storage_at("memory://x"), FsspecStorage)
-    with pytest.raises(InvalidValue):
-        storage_at("nosuch://x")
+    for url in ("nosuch://x", f"zip://x::file://{tmp_path}/absent.zip"):
+        with pytest.raises(InvalidValue, match="cannot open"):
+            storage_at(url)
     with pytest.raises(InvalidValue):
         storage_at(object())  # type: ignore[arg-type]
+    with pytest.raises(InvalidValue):
+        storage_at(MemoryStorage)  # type: ignore[arg-type]
     with pytest.raises(Unsupported, match=r"ruv-swarm-store\[backup\]|Install"):
         storage_at("s3://bucket/x")  # s3fs is not installed with the tests
 
@@ -391,6 +396,13 @@ def test_what_does_not_compress_is_stored_as_it_is():
 
 
 # Keys
+
+
+@pytest.mark.parametrize("key", [b"k" * 31, "", "\ud800", 7])
+def test_what_is_no_key_is_refused(key: object):
+    with pytest.raises(InvalidValue) as raised:
+        Backups.of(MemoryStorage(), key=key)  # type: ignore[arg-type]
+    assert raised.value.__cause__ is None  # nothing that holds it
 
 
 @pytest.mark.parametrize("key", [b"k" * 32, "correct horse battery staple"])

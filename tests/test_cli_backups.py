@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -301,6 +301,8 @@ def test_keys_come_from_files_or_the_environment(path: Path, tmp_path: Path) -> 
     assert state(tmp_path / "new.db") == state(path)
     raw.write_bytes(b"\xff" * 31)
     assert "holds no key" in refused("backup", "list", "-s", path, "--key-file", raw)
+    if os.name == "posix":  # elsewhere variables are text
+        assert "holds no key" in refused("backup", "create", "-s", path, RUV_SWARM_BACKUP_KEY=os.fsdecode(b"\xff\xfe"))
 
 
 def test_old_backups_are_removed(path: Path) -> None:
@@ -313,6 +315,16 @@ def test_old_backups_are_removed(path: Path) -> None:
     assert [backup["id"] for backup in as_json("backup", "list", "-s", path)] == ids[3:]
 
 
+def test_one_of_an_earlier_key_is_passed_over_and_can_be_deleted(path: Path) -> None:
+    pytest.importorskip("cryptography")
+    old = as_json("backup", "create", "-s", path, RUV_SWARM_BACKUP_KEY="old")["id"]
+    new = as_json("backup", "create", "-s", path, RUV_SWARM_BACKUP_KEY="new")["id"]
+    assert f"{old} is encrypted with another key" in printed("backup", "verify", "-s", path, RUV_SWARM_BACKUP_KEY="new")
+    assert printed("backup", "delete", old, "-s", path) == f"{old} was removed\n"
+    assert [backup["id"] for backup in as_json("backup", "list", "-s", path)] == [new]
+    assert "there is no backup" in refused("backup", "delete", old, "-s", path)
+
+
 def test_an_old_schema_is_backed_up_before_it_is_upgraded(path: Path, tmp_path: Path) -> None:
     printed("downgrade", "0002", "-s", path)
     assert as_json("backup", "create", "-s", path)["revision"] == "0002"
@@ -321,6 +333,20 @@ def test_an_old_schema_is_backed_up_before_it_is_upgraded(path: Path, tmp_path: 
     assert printed("current", "-s", tmp_path / "new.db") == "0002\n"
     assert "ruv-swarm upgrade" in refused("backup", "create", "-s", path, "--format", "rows")
     assert len(kept(path, "*.manifest")) == 1
+
+
+def test_what_is_no_store_is_not_backed_up_and_stays_as_it_is(tmp_path: Path) -> None:
+    empty, foreign, migrated = (tmp_path / name for name in ("empty", "foreign.db", "migrated.db"))
+    empty.touch()
+    for file, name in ((foreign, "mine"), (migrated, "alembic_version")):
+        with closing(sqlite3.connect(file)) as database:
+            database.execute(f"CREATE TABLE {name} (version_num TEXT)")
+            database.execute(f"INSERT INTO {name} VALUES ('1975ea83b712')")
+            database.commit()
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    for file in before:
+        assert "there is no store at" in refused("backup", "create", "-s", file)
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("command", ["list", "verify", "drill", "prune"])

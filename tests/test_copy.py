@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plenty import AWKWARD, fill, rows
+from plenty import AWKWARD, fill, rows_to_copy
+from plenty import rows as all_rows
 from sqlalchemy import text
 from typer.testing import CliRunner
 
-from ruv_swarm_store import Conflict, InvalidValue, NewEvent, Store, StoreError, codec, migrations, schema, transfer
+from ruv_swarm_store import Conflict, Event, InvalidValue, NewEvent, Store, StoreError, UnitOfWork, codec, migrations, schema, transfer
 from ruv_swarm_store.cli.commands import app
 from ruv_swarm_store.config import Config
 from ruv_swarm_store.engines import Engine, Options, connect
@@ -64,7 +65,7 @@ def opened(address: str | None) -> Iterator[Engine]:
 def is_empty(address: str) -> bool:
     with Store.open(address) as store:
         assert store.check() == []
-        return not any(rows(store).values())
+        return not any(all_rows(store).values())
 
 
 def engine_of(store: Store) -> Engine:
@@ -72,15 +73,15 @@ def engine_of(store: Store) -> Engine:
 
 
 def test_every_table_is_filled(source: Store) -> None:
-    assert [name for name, found in rows(source).items() if not found] == []
+    assert [name for name, found in all_rows(source).items() if not found] == []
 
 
 def test_a_copy_is_what_was_copied(source: Store, target: str) -> None:
-    before = rows(source)
+    before = rows_to_copy(source)
     with opened(target) as engine:
         contents = copy_between(engine_of(source), engine)
     with Store.open(target) as arrived:
-        assert rows(arrived) == before == rows(source)
+        assert rows_to_copy(arrived) == before == rows_to_copy(source)
         assert arrived.check() == []
     assert {name: content.rows for name, content in contents.items()} == {name: len(found) for name, found in before.items()}
 
@@ -94,6 +95,37 @@ def test_a_file_that_a_copy_makes_is_for_its_owner_only(tmp_path: Path) -> None:
     (tmp_path / "ours.db").chmod(0o664)
     copy(tmp_path / "source.db", tmp_path / "ours.db")
     assert (tmp_path / "ours.db").stat().st_mode & 0o777 == 0o664
+
+
+class Counted:
+    """How many events there are, in a table of its own."""
+
+    name, version = "counted", 1
+
+    def apply(self, work: UnitOfWork, event: Event, slot: str) -> None:
+        work.execute(text(f"UPDATE counted_{slot} SET number = number + 1"))
+
+    def clear(self, work: UnitOfWork, slot: str) -> None:
+        work.execute(text(f"CREATE TABLE IF NOT EXISTS counted_{slot} (number INTEGER)"))
+        work.execute(text(f"DELETE FROM counted_{slot}"))
+        work.execute(text(f"INSERT INTO counted_{slot} VALUES (0)"))
+
+
+def test_projections_are_built_again_and_other_consumers_go_on(source: Store, target: str, caplog: pytest.LogCaptureFixture) -> None:
+    source.events.project(Counted()).run(timeout=0)
+    source.events.subscribe("counting").handle(lambda work, event: None, limit=5)
+    before = source.events.consumers()
+    with opened(target) as engine:
+        contents = copy_between(engine_of(source), engine)
+    assert "not counted_a" in caplog.text
+    assert contents["event_consumers"].rows == len(before) - 1
+    with Store.open(target) as arrived:
+        assert all_rows(arrived)["event_projections"] == []
+        assert arrived.events.consumers() == [consumer for consumer in before if consumer.kind != "projection"]
+        projector = arrived.events.project(Counted())
+        assert (projector.live, projector.due) == (None, True)
+        projector.run(timeout=0)
+        assert arrived.execute(text("SELECT number FROM counted_a")) == [(arrived.events.count(),)]
 
 
 def test_pages_may_be_as_small_as_one_row(source: Store, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +143,7 @@ def test_pages_may_be_as_small_as_one_row(source: Store, target: str, monkeypatc
     assert max(sizes) <= 3
     assert sizes.count(1) > len(sizes) / 2
     with Store.open(target) as arrived:
-        assert rows(arrived) == rows(source)
+        assert rows_to_copy(arrived) == rows_to_copy(source)
 
 
 def test_there_and_back(source: Store, target: str, tmp_path: Path) -> None:
@@ -120,7 +152,7 @@ def test_there_and_back(source: Store, target: str, tmp_path: Path) -> None:
     back = copy(target, tmp_path / "back.db")
     assert back == there
     with Store.open(tmp_path / "back.db") as arrived:
-        assert rows(arrived) == rows(source)
+        assert rows_to_copy(arrived) == rows_to_copy(source)
 
 
 def test_what_is_added_later_has_new_numbers(source: Store, target: str) -> None:
@@ -163,7 +195,7 @@ def test_a_target_with_a_row_is_refused(source: Store, target: str) -> None:
 
 @pytest.mark.parametrize("source", PLACES, indirect=True)  # beside one in memory there is nobody
 def test_it_is_a_copy_of_one_instant(source: Store, target: str) -> None:
-    before = rows(source)
+    before = rows_to_copy(source)
 
     def report(step: str, table: str, done: int, total: int) -> None:
         late.config.set(f"late {step} {done}", 1)
@@ -172,7 +204,7 @@ def test_it_is_a_copy_of_one_instant(source: Store, target: str) -> None:
     with Store.open(source.address) as late, opened(target) as engine:
         copy_between(engine_of(source), engine, report)
     with Store.open(target) as arrived:
-        assert rows(arrived) == before
+        assert rows_to_copy(arrived) == before
     assert source.tasks.where(schema.tasks.c.type == "late").exists()
 
 

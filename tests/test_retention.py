@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ruv_swarm_store import InvalidValue, Store
+from ruv_swarm_store import Conflict, InvalidValue, NotFound, Store
 from ruv_swarm_store.backup.backups import Backups
 from ruv_swarm_store.backup.catalog import Catalog
 from ruv_swarm_store.backup.manifest import Backup
@@ -308,6 +308,77 @@ def test_damaged_backups_are_neither_counted_nor_removed(clock: Any):
         assert pruned.removed == ()
 
 
+def test_backups_of_an_earlier_key_are_passed_over_and_can_be_deleted(clock: Any):
+    pytest.importorskip("cryptography")
+    old, new = b"a" * 32, b"b" * 32
+    storage = MemoryStorage()
+    with Store.open(clock=clock) as store:
+        plain = store.backup_to(storage).create()
+        clock.advance(60)
+        base = store.backup_to(storage, key=old).create()
+        clock.advance(60)
+        store.tasks.enqueue("crawl")
+        increment = store.backup_to(storage, key=old).create("incremental")
+        clock.advance(60)
+        backups = store.backup_to(storage, key=new)
+        with pytest.raises(InvalidValue, match="not the one"):  # of none: a key that was mistyped
+            backups.verify()
+        made = backups.create()
+        found = backups.verify()
+        assert (found.ok, found.backups, found.passed_over) == (True, (plain.id, made.id), (base.id, increment.id))
+        for key, error in ((new, "not the one"), (None, "no key was given")):
+            with pytest.raises(InvalidValue, match=error):
+                store.backup_to(storage, key=key).verify(base)
+        with pytest.raises(InvalidValue, match="no key was given"):
+            Backups.of(storage).verify()
+        with pytest.raises(Conflict, match=f"{increment.id} adds to backup {base.id}"):
+            backups.delete(base)
+        assert len(backups.list()) == 4
+        backups.delete(increment)
+        backups.delete(base.id)
+        assert [one.id for one in backups.list()] == [plain.id, made.id]
+        assert {name.partition(".")[0] for name in storage.names()} == {plain.id, made.id}
+        assert backups.verify().passed_over == ()
+        with pytest.raises(NotFound):
+            backups.delete(base)
+
+
+def test_a_damaged_backup_can_be_deleted_and_until_then_keeps_what_it_may_add_to(clock: Any):
+    storage = MemoryStorage()
+    with Store.open(clock=clock) as store:
+        backups = store.backup_to(storage)
+        base = backups.create()
+        clock.advance(60)
+        increment = backups.create("incremental")
+        storage._files[increment.manifest] = storage._files[increment.manifest][:-5]
+        with pytest.raises(Conflict, match="or may do so"):
+            Backups.of(storage).delete(base)
+        assert Backups.of(storage).drill(base).passed
+        backups.delete(increment.id)
+        backups.delete(base)
+    assert storage.names() == []
+
+
+def test_who_adds_to_a_backup_at_the_moment_of_its_deletion_keeps_it(clock: Any):
+    class Late(MemoryStorage):
+        late: Backup | None = None
+
+        def delete(self, name: str) -> None:
+            super().delete(name)
+            if self.late is not None:
+                late, self.late = self.late, None
+                Catalog(self).write_record(late.manifest, late, None)
+
+    storage = Late()
+    with Store.open(clock=clock) as store:
+        backups = store.backup_to(storage)
+        base = backups.create()
+        storage.late = backup(clock.advance(60), base.id)
+        with pytest.raises(Conflict, match="adds to"):
+            backups.delete(base)
+        assert backups.drill(base).passed
+
+
 def test_a_month_is_a_calendar_month():
     days = [datetime(2027, 1, 31, 23, 59, tzinfo=UTC), datetime(2027, 2, 1, tzinfo=UTC), datetime(2027, 2, 28, tzinfo=UTC)]
     made = [backup(int(day.timestamp() * 1000)) for day in days]
@@ -396,8 +467,9 @@ def test_a_backup_whose_files_were_taken_for_leftovers_is_none(clock: Any, form:
             super().write(name, chunks)
 
     storage = Cleaned()
-    with Store.open(clock=clock) as store, pytest.raises(Unavailable, match="removed while it was made"):
+    with Store.open(clock=clock) as store, pytest.raises(Unavailable, match="removed while it was made") as raised:
         store.backup_to(storage).create(format=form)
+    assert "pruned this one at once" in raised.value.hint
     assert storage.names() == []
 
 

@@ -852,3 +852,16 @@ def test_a_link_that_is_no_text_is_a_fault_of_the_chain(store: Store) -> None:
     assert audit.fault is not None
     assert "cannot be read" in audit.fault.what
     assert (audit.links, audit.unsealed) == (0, 1)
+
+
+@pytest.mark.parametrize("position", [1, 2, -5])
+def test_what_another_program_puts_in_place_of_an_event_or_between_is_told_by_the_chain(path: Path, position: int):
+    with Store.open(path) as store:
+        store.events.append("a", [NewEvent("x"), NewEvent("y"), NewEvent("z")], type="t")
+        store.events.seal()
+        assert store.events.verify().intact
+    columns = "position, id, aggregate_id, aggregate_type, event_type, event_data, timestamp, sequence_number"
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:  # which has recursive_triggers off
+        other.execute(f"INSERT OR REPLACE INTO events ({columns}) VALUES (?, 'forged', 'a', 't', 'x', '1', 1, 9)", (position,))
+    with Store.open(path) as store:
+        assert not store.events.verify().intact

@@ -1120,8 +1120,9 @@ class AsyncBackups:
         """Reads a backup and all it adds to, or every one: compares each file with its checksum, each page with its hash, the chains.
 
         With `integrity` each is put together in a temporary place, too, for the database's own check of itself and of references; without
-        it takes a fraction of the time and no space. Raises `InvalidValue` without the right key, `Unavailable` when the storage cannot be
-        read. What is wrong with a backup is not raised but told.
+        it takes a fraction of the time and no space. Without an id, those of another key are only named, in `passed_over`, where it fits
+        some. Raises `InvalidValue` without the right key, `Unavailable` when the storage cannot be read. What is wrong with a backup is not
+        raised but told.
         """
     async def restore(
         self,
@@ -1149,7 +1150,8 @@ class AsyncBackups:
     async def drill(self, id: str | Backup | None = None, *, progress: CatalogProgress = ...) -> Drill:
         """Restores a backup, or the latest state, into a temporary place, checks it as `restore` does, and records how it went.
 
-        That it did not pass is told, not raised. Raises `NotFound`, `InvalidValue` without the right key, and `Unavailable`.
+        That it did not pass is told, not raised; that it could not be recorded, in a storage that may only be read, is logged. Raises
+        `NotFound`, also when somebody removes the backup meanwhile, `InvalidValue` without the right key, and `Unavailable`.
         """
     async def drills(self, id: str | Backup) -> Sequence[Drill]:
         """How a backup's drills went, oldest first."""
@@ -1158,6 +1160,11 @@ class AsyncBackups:
 
         What a kept one adds to stays, and so do the newest and what leads to the latest state. Each store's are counted by themselves, and
         so are those that the key fits. Files that killed processes have left are removed after a day.
+        """
+    async def delete(self, id: str | Backup) -> None:
+        """Removes one backup, also a damaged one or one of another key, and what was shipped after it, whether it is the latest or not.
+
+        Raises `NotFound`, and `Conflict` while others add to it, or damaged ones may.
         """
     def schedule(self, every: float, *, full_every: int = 24, keep: Retention | int | None = None) -> AsyncSchedule:
         """Makes a backup every so many seconds while its `with` block lasts, every `full_every`th of them full, and prunes.

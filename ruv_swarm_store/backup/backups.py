@@ -113,8 +113,9 @@ class Backups:
         """Reads a backup and all it adds to, or every one: compares each file with its checksum, each page with its hash, the chains.
 
         With `integrity` each is put together in a temporary place, too, for the database's own check of itself and of references; without
-        it takes a fraction of the time and no space. Raises `InvalidValue` without the right key, `Unavailable` when the storage cannot be
-        read. What is wrong with a backup is not raised but told.
+        it takes a fraction of the time and no space. Without an id, those of another key are only named, in `passed_over`, where it fits
+        some. Raises `InvalidValue` without the right key, `Unavailable` when the storage cannot be read. What is wrong with a backup is not
+        raised but told.
         """
         return verification.verify(self._catalog, None if id is None else _id(id), integrity=integrity, progress=progress)
 
@@ -152,7 +153,8 @@ class Backups:
     def drill(self, id: str | Backup | None = None, *, progress: Progress = _no_progress) -> Drill:
         """Restores a backup, or the latest state, into a temporary place, checks it as `restore` does, and records how it went.
 
-        That it did not pass is told, not raised. Raises `NotFound`, `InvalidValue` without the right key, and `Unavailable`.
+        That it did not pass is told, not raised; that it could not be recorded, in a storage that may only be read, is logged. Raises
+        `NotFound`, also when somebody removes the backup meanwhile, `InvalidValue` without the right key, and `Unavailable`.
         """
         contents = self._catalog.contents()
         point = self._point(contents, id, None, None)
@@ -170,6 +172,13 @@ class Backups:
         so are those that the key fits. Files that killed processes have left are removed after a day.
         """
         return retention.prune(self._catalog, keep, self.now(), dry_run=dry_run)
+
+    def delete(self, id: str | Backup) -> None:
+        """Removes one backup, also a damaged one or one of another key, and what was shipped after it, whether it is the latest or not.
+
+        Raises `NotFound`, and `Conflict` while others add to it, or damaged ones may.
+        """
+        retention.delete(self._catalog, _id(id))
 
     def schedule(self, every: float, *, full_every: int = 24, keep: Retention | int | None = None) -> Schedule:
         """Makes a backup every so many seconds while its `with` block lasts, every `full_every`th of them full, and prunes.
@@ -260,7 +269,7 @@ def storage_at(place: BackupStorage | str | os.PathLike[str]) -> BackupStorage:
         return DirectoryStorage(place.removeprefix("file://")) if place.startswith("file://") else FsspecStorage(place)
     if isinstance(place, (str, os.PathLike)) and os.fspath(place):
         return DirectoryStorage(place)
-    if isinstance(place, BackupStorage):
+    if isinstance(place, BackupStorage) and not isinstance(place, type):  # of a class, too, isinstance sees the methods
         return place
     raise InvalidValue(f"{place!r} is no storage", hint="Give a directory, a URL such as s3://bucket/backups, or a BackupStorage")
 
@@ -287,4 +296,7 @@ def _damage(contents: Contents, point: Point | None) -> StoreError | None:
 
 
 def _id(backup: str | Backup) -> str:
-    return backup.id if isinstance(backup, Backup) else backup
+    id = backup.id if isinstance(backup, Backup) else backup
+    if not isinstance(id, str):
+        raise InvalidValue(f"{id!r} is no backup", hint="Give one that list() returns, or its id")
+    return id

@@ -72,7 +72,9 @@ def _taken(catalog: Catalog, backup: Backup) -> StoreError:
     """The error for a backup whose files were removed while it was made."""
     catalog.delete(catalog.contents(), [backup.id])
     return Unavailable(
-        "the files of a backup were removed while it was made", hint="Pruning takes them for leftovers after a day: compare the clocks"
+        "the files of a backup were removed while it was made",
+        hint="Somebody has made a newer one and pruned this one at once: keep more than one; or a clock is wrong by a day, after which "
+        "pruning takes them for leftovers",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +14,9 @@ from ruv_swarm_store.backup.manifest import FORMAT, file_name
 from ruv_swarm_store.backup.points import Point
 from ruv_swarm_store.backup.restoring import assemble, assembling, examine
 from ruv_swarm_store.clock import Clock, new_id
-from ruv_swarm_store.errors import CorruptBackup
+from ruv_swarm_store.errors import CorruptBackup, NotFound, StoreError
+
+log = logging.getLogger(__name__)
 
 DRILL = "drill"
 
@@ -62,6 +65,10 @@ def drill(
             with assembly.engine() as engine:
                 found, problems = examine(point, engine)
     except CorruptBackup as error:
+        if point.backup.manifest not in catalog.storage.names():
+            raise NotFound(
+                f"backup {point.backup.id} was removed while it was drilled", hint="Drill another one", id=point.backup.id
+            ) from error
         problems = [error.message]
     problems = [*known, *problems]
     record = Drill(
@@ -76,7 +83,10 @@ def drill(
         position=0 if found is None else found.position,
         rows={} if found is None else found.rows,
     )
-    catalog.write_record(file_name(point.backup.id, DRILL, record.id), record, point.backup.encryption)
+    try:
+        catalog.write_record(file_name(point.backup.id, DRILL, record.id), record, point.backup.encryption)
+    except StoreError as error:  # a storage that this one may only read, perhaps: what was found is worth more than its record
+        log.warning("a drill of %s could not be recorded: %s", point.backup.id, error.message)
     return record
 
 

@@ -73,6 +73,13 @@ class Keyring:
                 "the key is neither 32 bytes nor a passphrase",
                 hint="Give text, or 32 bytes as secrets.token_bytes(32) and openssl rand 32 make them",
             )
+        if isinstance(key, str):
+            try:
+                key.encode()
+            except UnicodeEncodeError:  # which holds the passphrase
+                raise InvalidValue(
+                    "the passphrase is no text: it has halves of characters", hint="Give bytes as bytes, 32 of them"
+                ) from None
         self._key = key
 
     def __bool__(self) -> bool:

@@ -24,6 +24,7 @@ class FsspecStorage:
 
     def __init__(self, url: str, **options: Any) -> None:
         try:
+            from fsspec import AbstractFileSystem
             from fsspec.core import url_to_fs
         except ImportError as error:
             raise Unsupported("fsspec is not installed", hint="pip install 'ruv-swarm-store[backup]'") from error
@@ -31,11 +32,12 @@ class FsspecStorage:
             self._files, root = url_to_fs(url, **options)
         except ImportError as error:
             raise Unsupported(f"fsspec cannot open {url} here: {error}", hint="Install the package it names") from error
-        except ValueError as error:
+        except (ValueError, FileNotFoundError) as error:  # an archive that is not there, for example
             raise InvalidValue(f"fsspec cannot open {url}: {error}", hint="Give a URL such as s3://bucket/backups") from error
         self.url = url
         self._root = str(root).rstrip("/")
         protocol = self._files.protocol
+        self._renames = type(self._files).mv is not AbstractFileSystem.mv
         self._appears_whole = bool(_APPEAR_WHOLE & ({protocol} if isinstance(protocol, str) else set(protocol)))
 
     def write(self, name: str, chunks: Iterable[bytes]) -> None:
@@ -48,7 +50,11 @@ class FsspecStorage:
         part = f"{path}.{secrets.token_hex(4)}{PART}"
         self._write(part, chunks)
         try:
-            self._files.mv(part, path)
+            if self._renames:
+                self._files.mv(part, path)
+            else:  # what fsspec does then, but without taking `*`, `?` and `[` in the URL for patterns
+                self._files.cp_file(part, path)
+                self._files.rm_file(part)
         except BaseException:
             self._discard(part)
             raise

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ruv_swarm_store import engines, migrations, transfer
+from ruv_swarm_store import engines, migrations, schema, transfer
 from ruv_swarm_store.backup import census, points, rows
 from ruv_swarm_store.backup.catalog import Catalog, Contents, Progress
 from ruv_swarm_store.backup.pages import check_image, known_hashes, write_pages
@@ -25,7 +25,11 @@ from ruv_swarm_store.engines import IN_BROWSER, Engine, Options
 from ruv_swarm_store.errors import CorruptBackup, CorruptDatabase, InvalidValue, Unavailable, Unsupported
 
 ABANDONED = 86_400
-"""Seconds after which a directory that a restoration has left behind is removed by the next one to the same place."""
+"""Seconds after which a directory that a killed process has left behind is removed by the next one that makes one there."""
+_NAME = 200
+"""Bytes of a file's name that the name of the directory beside it begins with: file systems take 255, and some is still to come."""
+DRILL = "ruv-swarm-drill-"
+"""How the names of directories for temporary databases begin."""
 
 
 class Restoration(Struct, frozen=True, kw_only=True):
@@ -113,9 +117,10 @@ def assembling(beside: Path | None = None) -> Iterator[Assembly]:
     directory = None
     try:
         if beside is None:
-            directory = Path(tempfile.mkdtemp(prefix="ruv-swarm-drill-"))
+            _sweep(Path(tempfile.gettempdir()), DRILL)
+            directory = Path(tempfile.mkdtemp(prefix=DRILL))
         else:
-            prefix = f".{beside.name}.restoring-"
+            prefix = f".{beside.name.encode()[:_NAME].decode(errors='ignore')}.restoring-"
             _sweep(beside.parent, prefix)
             directory = Path(tempfile.mkdtemp(prefix=prefix, dir=beside.parent))
         yield Assembly(directory / "store.db")
@@ -130,11 +135,15 @@ def assembling(beside: Path | None = None) -> Iterator[Assembly]:
 
 
 def _sweep(directory: Path, prefix: str) -> None:
-    """Removes what restorations have left that were killed long ago."""
-    for left in directory.iterdir():
-        with suppress(OSError):
-            if left.name.startswith(prefix) and time.time() - left.stat().st_mtime > ABANDONED:
-                shutil.rmtree(left, ignore_errors=True)
+    """Removes one's own directories in which nothing was written for long: what is in them may have been encrypted for a reason."""
+    with suppress(OSError):
+        for left in directory.iterdir():
+            if not left.name.startswith(prefix):
+                continue
+            with suppress(OSError):
+                mine = not hasattr(os, "geteuid") or left.lstat().st_uid == os.geteuid()
+                if mine and time.time() - max(path.lstat().st_mtime for path in (left, *left.iterdir())) > ABANDONED:
+                    shutil.rmtree(left, ignore_errors=True)
 
 
 def assemble(catalog: Catalog, contents: Contents, point: Point, assembly: Assembly, progress: Progress = lambda *_: None) -> Point:
@@ -192,6 +201,8 @@ def restore(
     progress: Progress = lambda *_: None,
 ) -> Restoration:
     """Restores a point into a database; see `Backups.restore`."""
+    if not isinstance(into, (str, os.PathLike)) or "\0" in str(into):
+        raise InvalidValue(f"{into!r} is no place to restore to", hint="Give a path or a URL")
     target = engines.file_of(into)
     if target is not None:
         engines.vacant(target, overwrite=overwrite)
@@ -229,6 +240,8 @@ def restore(
                 file=point.backup.manifest,
                 problems=problems,
             )
+        if target is None or point.backup.format == "rows":
+            found = _without_projections(assembly)
         if target is None:
             _transfer(assembly, into)
         else:
@@ -236,6 +249,17 @@ def restore(
             engines.install(assembly.path, target, overwrite=overwrite)
             sync_directory(target.parent)
     return replace(plan, instant=point.instant, exact=point.exact, revision=found.revision, position=found.position, rows=found.rows)
+
+
+def _without_projections(assembly: Assembly) -> census.Census:
+    """What an assembled database holds once projections are to be built in it: rows come without the tables they are kept in."""
+    with assembly.engine(writing=True) as engine:
+        names = engine.tables()
+        if schema.event_projections.name in names:
+            with engine.transaction() as run:
+                transfer.forget_projections(run)
+        with engine.snapshot() as run:
+            return census.take(run, names)
 
 
 def _transfer(assembly: Assembly, into: str | os.PathLike[str]) -> None:

@@ -12,7 +12,7 @@ from ruv_swarm_store.backup.manifest import MANIFEST, Backup, file_name, time_of
 from ruv_swarm_store.backup.segments import last_id
 from ruv_swarm_store.backup.storage import PART
 from ruv_swarm_store.codec import integer
-from ruv_swarm_store.errors import InvalidValue, NotFound
+from ruv_swarm_store.errors import Conflict, InvalidValue, NotFound
 
 ABANDONED = 86_400_000
 """Milliseconds after which files without a manifest are no backup that is being made, but one that never was."""
@@ -181,3 +181,30 @@ def _is_left(names: frozenset[str], name: str) -> bool:
     """Whether a file is part of no backup: it has no manifest, or is itself not whole."""
     id = owner(name)
     return bool(time_of(id)) and (file_name(id, MANIFEST) not in names or name.endswith(PART))
+
+
+def delete(catalog: Catalog, id: str) -> None:
+    """Removes one backup, and what was shipped after it; see `Backups.delete`."""
+    contents = catalog.contents()
+    manifest = file_name(id, MANIFEST)
+    if manifest not in contents.names:
+        contents.get(id)
+    _insist_that_none_adds_to(contents, id)
+    data = b"".join(catalog.storage.read(manifest))
+    catalog.storage.delete(manifest)
+    contents = catalog.contents()
+    try:
+        _insist_that_none_adds_to(contents, id)  # who adds to it meanwhile keeps it, as in `_remove`
+    except Conflict:
+        catalog.write(manifest, lambda: [data])
+        raise
+    catalog.delete(contents, [id])
+
+
+def _insist_that_none_adds_to(contents: Contents, id: str) -> None:
+    adding = [other.id for other in contents.backups.values() if other.parent == id]
+    if (backup := contents.backups.get(id)) is not None:
+        alike = [line for line in _lines(contents, contents.backups.values()) if backup in line]
+        adding += [other for other in contents.unreadable if id in _below(alike[0], [other])]
+    if adding:
+        raise Conflict(f"{adding[0]} adds to backup {id}, or may do so", hint="Delete that one first, or let prune() decide", ids=adding)

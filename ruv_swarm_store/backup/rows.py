@@ -81,6 +81,7 @@ def create(
 ) -> Backup:
     """Writes the file of a backup; its manifest is still to be written. Raises `SchemaMismatch` unless the schema is this release's."""
     began_at = engine.clock()
+    transfer.warn_of_others(engine)
     names = engine.tables()
     with engine.snapshot() as run:
         found = census.take(run, names)

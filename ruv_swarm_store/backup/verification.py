@@ -28,6 +28,8 @@ class Verification(Struct, frozen=True, kw_only=True):
 
     backups: tuple[str, ...]
     """The ids of those that were verified."""
+    passed_over: tuple[str, ...] = ()
+    """The ids of those that were not looked at, as they are encrypted with another key than the one that was given."""
     files: int
     """How many were read."""
     size: int
@@ -62,6 +64,8 @@ class _Verifier:
             for unreadable, reason in contents.unreadable.items():
                 self._note(file_name(unreadable, MANIFEST), reason)
             chosen = list(contents.backups.values())
+            if self._catalog.keyring and contents.fitting:
+                chosen = [backup for backup in chosen if backup.encryption is None or backup.id in contents.fitting]
         elif id in contents.unreadable:
             self._note(file_name(id, MANIFEST), contents.unreadable[id])
             chosen = []
@@ -70,6 +74,7 @@ class _Verifier:
             chosen = self._chain(id) or chosen
         for backup in chosen:
             self._catalog.cipher(backup.encryption)  # without the right key nothing can be said of what is in it
+        over = () if id is not None else tuple(other for other in contents.backups if other not in {backup.id for backup in chosen})
         self._total = sum(backup.size for backup in chosen) * (2 if integrity else 1)
         names = [name for backup in chosen for name in contents.of(backup.id)]
         size = sum(self._backup(backup) for backup in chosen)
@@ -81,6 +86,7 @@ class _Verifier:
         gone = {backup.id for backup in chosen if backup.manifest not in there}  # somebody has pruned them meanwhile
         return Verification(
             backups=tuple(backup.id for backup in chosen if backup.id not in gone),
+            passed_over=over,
             files=len(names),
             size=size,
             problems=tuple(problem for problem in self._problems.values() if owner(problem.file) not in gone),

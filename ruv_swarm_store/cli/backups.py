@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ruv_swarm_store import engines
+from ruv_swarm_store import engines, migrations, schema
 from ruv_swarm_store.backup.backups import Backups, storage_at
 from ruv_swarm_store.backup.drill import Drill
 from ruv_swarm_store.backup.encryption import Key
@@ -81,7 +81,7 @@ def _place(store: str, place: str | None) -> str:
 def _key(file: Path | None) -> Key | None:
     """The key in a file or in the environment; None where there is none."""
     if file is None:
-        held = os.environ.get(KEY, "").encode()
+        held = os.environ.get(KEY, "").encode(errors="surrogateescape")  # the bytes that are there, text or not
         if not held:
             return None
     else:
@@ -109,6 +109,9 @@ def _is_printable(text: bytes) -> bool:
 def _of_store(store: str, to: str | None, key_file: Path | None, compression: Compression | None) -> Iterator[Backups]:
     """A store's backups, to add to. Its schema may be of any revision: backups are made before an upgrade, too."""
     insist(store)
+    with opened(store, read_only=True) as engine:  # what is no store stays as it is
+        if migrations.current(engine) is None or schema.schema_migrations.name not in engine.tables():
+            raise NotFound(f"there is no store at {store}", hint="Name one with --store or RUV_SWARM_STORE")
     with opened(store) as engine:
         yield Backups(storage_at(_place(store, to)), engine, compression=compression, key=_key(key_file))
 
@@ -222,6 +225,8 @@ def verify(
             typer.echo(f"Error: {problem.file}: {problem.what}", err=True)
         damage = "nothing is damaged" if found.ok else f"{counted(len(found.problems), 'problem')} found"
         say(f"{counted(len(found.backups), 'backup')}, {counted(found.files, 'file')}, {size(found.size)} read: {damage}")
+        for other in found.passed_over:
+            say(f"{other} is encrypted with another key, and was not looked at")
     if not found.ok:
         raise typer.Exit(1)
 
@@ -316,6 +321,18 @@ def prune(
         typer.echo(f"{id} is not whole and was left alone: ruv-swarm backup verify says why", err=True)
     left = len(done.kept) + len(done.needed)
     say(f"{counted(len(done.removed), 'backup')} {'would be ' if done.dry_run else ''}removed, {size(done.size)}, and {left:,} kept")
+
+
+@app.command()
+def delete(
+    id: Annotated[str, typer.Argument(metavar="ID", show_default=False, help="Which backup.")],
+    store: Address = SWARM,
+    place: From = None,
+    key_file: KeyFile = None,
+) -> None:
+    """Remove one backup, also one that is damaged or of a lost key, unless others add to it."""
+    _kept(store, place, key_file).delete(id)
+    say(f"{id} was removed")
 
 
 @app.command()

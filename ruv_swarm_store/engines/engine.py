@@ -86,7 +86,7 @@ class Engine(Scope, ABC):
 
     @abstractmethod
     def tables(self) -> frozenset[str]:
-        """The names of the tables that exist, and of the views, which are in the way of tables."""
+        """The names of the tables that exist, and of the views, which are in their way; not of those the database made for itself."""
 
     @abstractmethod
     def migration(self) -> AbstractContextManager[Connection]:

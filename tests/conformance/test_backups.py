@@ -7,8 +7,9 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import text
 
-from ruv_swarm_store import Conflict, InvalidValue, NewEvent, NewTask, NotFound, Sample, Store
+from ruv_swarm_store import Conflict, Event, InvalidValue, NewEvent, NewTask, NotFound, Sample, Store, UnitOfWork
 from ruv_swarm_store.backup.backups import Backups
 from ruv_swarm_store.backup.retention import Retention
 from ruv_swarm_store.backup.storage import MemoryStorage
@@ -127,6 +128,63 @@ def test_rows_can_be_asked_for_everywhere(store: Store, backups: Backups, place:
     address = place()
     backups.restore(backup, into=address)
     assert restored(address) == contents(store)
+
+
+class Sold:
+    """How often each item was sold, in tables of its own."""
+
+    name, version = "sold", 1
+
+    def apply(self, work: UnitOfWork, event: Event, slot: str) -> None:
+        sold = f"INSERT INTO sold_{slot} VALUES (:item, 1) ON CONFLICT (item) DO UPDATE SET number = sold_{slot}.number + 1"
+        work.execute(text(sold), {"item": event.event_data})
+
+    def clear(self, work: UnitOfWork, slot: str) -> None:
+        work.execute(text(f"CREATE TABLE IF NOT EXISTS sold_{slot} (item TEXT PRIMARY KEY, number INTEGER)"))
+        work.execute(text(f"DELETE FROM sold_{slot}"))
+
+
+def sell(store: Store, *items: str) -> None:
+    store.events.append("shop", [NewEvent("sold", item) for item in items], type="shop")
+
+
+def test_a_projection_whose_tables_did_not_come_along_is_built_again(
+    store: Store, backups: Backups, place: Callable[[], Address], caplog: pytest.LogCaptureFixture
+):
+    sell(store, "tea", "jam", "tea")
+    for name in ("booking", "projection:of one's own"):
+        store.events.subscribe(name, types=["sold"]).handle(lambda work, event: None)
+    projector = store.events.project(Sold(), types=["sold"])
+    projector.run(timeout=0)
+    backup = backups.create(format="rows")
+    assert [told.partition(", not ")[2] for told in caplog.messages] == ["sold_a"]
+    assert (backup.rows["event_projections"], backup.rows["event_consumers"]) == (1, 3)
+    assert backups.drill(backup).passed
+    address = place()
+    restoration = backups.restore(backup, into=address)
+    assert (restoration.rows["event_projections"], restoration.rows["event_consumers"]) == (0, 2)
+    with Store.open(address) as target:
+        again = target.events.project(Sold(), types=["sold"])
+        assert (again.live, again.due) == (None, True)
+        assert [(consumer.name, consumer.position) for consumer in target.events.consumers()] == [
+            ("booking", 3),
+            ("projection:of one's own", 3),
+        ]
+        sell(target, "tea")
+        again.run(timeout=0)
+        assert target.execute(text("SELECT item, number FROM sold_a ORDER BY item")) == [("jam", 1), ("tea", 3)]
+    assert projector.live == "a"  # the store itself is as it was
+
+
+def test_a_build_whose_tables_did_not_come_along_is_not_gone_on_with(store: Store, backups: Backups, place: Callable[[], Address]):
+    sell(store, "tea", "jam", "tea")
+    left = iter([False, True])
+    assert not store.events.project(Sold()).rebuild(batch=2, stop=lambda: next(left))
+    address = place()
+    backups.restore(backups.create(format="rows"), into=address)
+    with Store.open(address) as target:
+        assert target.events.project(Sold()).rebuild()
+        assert target.execute(text("SELECT item, number FROM sold_a ORDER BY item")) == [("jam", 1), ("tea", 2)]
 
 
 def test_a_drill_is_recorded_beside_its_backup(store: Store, storage: MemoryStorage, backups: Backups, clock: Any):

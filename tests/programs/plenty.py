@@ -81,6 +81,11 @@ def rows(store: Store) -> dict[str, list[str]]:
     return {table.name: sorted(repr(plain(tuple(row))) for row in store.execute(select(table))) for table in tables()}
 
 
+def rows_to_copy(store: Store) -> dict[str, list[str]]:
+    """`rows`, but for where projections have come to: that is left behind with the tables they are kept in."""
+    return {name: found for name, found in rows(store).items() if name != schema.event_projections.name}
+
+
 def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: plain(item) for key, item in sorted(value.items())}

@@ -71,7 +71,8 @@ def url_of(file: Path | str, drivername: str = "sqlite") -> str:
 
 
 def _tables(execute: Callable[[str], sqlite3.Cursor]) -> frozenset[str]:
-    return frozenset(name for (name,) in execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')"))
+    found = execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT GLOB 'sqlite_*'")
+    return frozenset(name for (name,) in found)
 
 
 class SQLiteEngine(Engine):
