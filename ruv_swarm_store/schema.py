@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from datetime import date, time, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import (
     JSON,
@@ -36,8 +37,9 @@ from sqlalchemy import (
     not_,
 )
 from sqlalchemy.sql import operators
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from ruv_swarm_store.clock import milliseconds
 from ruv_swarm_store.entities import AgentStatus, Audience, BuildState, ConsumerKind, DependencyPolicy, TaskStatus
 from ruv_swarm_store.errors import InvalidValue
 
@@ -56,7 +58,29 @@ metadata = MetaData(
 
 
 class Int64(BigInteger):
-    """A 64-bit integer in every engine."""
+    """A 64-bit integer in every engine; an aware datetime is bound as the milliseconds that would stand for it.
+
+    SQLite would bind a datetime as text, and to it every number is less than every text.
+    """
+
+    def bind_processor(self, dialect: Any) -> Any:
+        return _whole_number
+
+    def coerce_compared_value(self, op: operators.OperatorType | None, value: Any) -> TypeEngine[Any]:
+        if isinstance(value, str) and op in _COMPARISONS:
+            raise InvalidValue(f"a number is compared with {value!r}", hint="Give a whole number; for a time, an aware datetime will do")
+        return self if isinstance(value, _TEMPORAL) else super().coerce_compared_value(op, value)
+
+
+_TEMPORAL = (date, time, timedelta)
+_COMPARISONS = frozenset(
+    {operators.eq, operators.ne, operators.lt, operators.le, operators.gt, operators.ge}
+    | {operators.between_op, operators.in_op, operators.not_in_op}
+)
+
+
+def _whole_number(value: Any) -> Any:
+    return milliseconds(cast("Any", value)) if isinstance(value, _TEMPORAL) else value
 
 
 class Real(Double[float]):
