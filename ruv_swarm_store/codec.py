@@ -79,7 +79,7 @@ def _spelled_out(value: Any) -> Any:
 
 
 def seal(value: Any, what: str) -> tuple[Any, str]:
-    """An own copy of `value`, as reading it back will give it, and its JSON text; tuples become lists.
+    """An own copy of `value`, as reading it back will give it, and its JSON text; tuples become lists, and subclasses what they hold.
 
     Raises `InvalidValue` naming the place for whatever JSON cannot hold: NaN and infinities, keys that are not
     strings, bytes, sets, dates, other objects, NUL characters, unpaired surrogates, nesting beyond `DEPTH_LIMIT`.
@@ -97,8 +97,23 @@ def seal(value: Any, what: str) -> tuple[Any, str]:
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
         pass
     _check(value, what, 0)
-    text = _encode(_spelled_out(value))
+    text = _encode(_spelled_out(_plain(value)))
     return decode(text), text.decode()
+
+
+def _plain(value: Any) -> Any:
+    """What `_check` has accepted, without the subclasses of text and numbers that the encoder does not take: numpy.float64 is one."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    if isinstance(value, dict):
+        return {str.__str__(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value]
 
 
 def _is_deep(value: Any, limit: int) -> bool:
@@ -157,7 +172,7 @@ def integer(value: int, what: str, low: int = -(2**63), high: int = 2**63 - 1) -
         return value
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise InvalidValue(f"{what} is {value!r}", hint=f"Give a whole number from {low} to {high}")
-    return value
+    return int.__int__(value)
 
 
 def real(value: float, what: str) -> float:

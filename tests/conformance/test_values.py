@@ -298,6 +298,41 @@ def test_subclasses_are_stored_as_what_they_are(store: Store):
         assert exact(found.type, "red")
 
 
+def test_subclasses_of_text_and_numbers_become_what_they_hold(store: Store):
+    import enum
+
+    class Text(str):
+        __slots__ = ()
+
+    class Whole(int):
+        pass
+
+    class Fraction(float):  # as numpy.float64 is
+        pass
+
+    class Half(float, enum.Enum):
+        HALF = 0.5
+
+    payload = {
+        Text("a"): Fraction(1.5),
+        "b": [Whole(2**63), (Text("x"), True, None)],
+        "c": {Text("\U0001f41d"): Half.HALF},
+        "d": Fraction(1e16),
+    }
+    expected = {"a": 1.5, "b": [2**63, ["x", True, None]], "c": {"\U0001f41d": 0.5}, "d": 1e16}
+    task = store.tasks.enqueue(Text("t"), payload, priority=Whole(7))
+    [many] = store.tasks.enqueue_many([(Text("t"), payload)])
+    for found in (task, many, store.tasks.get(task), store.tasks.get(many)):
+        assert exact(found.payload, expected)
+        assert exact(found.type, "t")
+    assert exact(task.priority, 7)
+    assert exact(store.metrics.record("m", Fraction(1.5)).value, 1.5)
+    for bad in (Fraction("nan"), Fraction("inf"), Text("a\0b"), Text("\ud800"), {Text("\0"): 1}):
+        with pytest.raises(InvalidValue):
+            store.tasks.enqueue("t", [bad])
+    assert store.tasks.count() == 2
+
+
 def test_nesting_is_deep_but_not_endless(store: Store):
     def nested(depth: int, wrap: Callable[[Any], Any]) -> Any:
         value: Any = []
