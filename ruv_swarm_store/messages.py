@@ -182,8 +182,13 @@ class Messages(Repository[Message]):
         except Conflict as error:
             raise NotFound("the sender, the recipient or the group does not exist", hint="Register agents before they write") from error
 
-    def reply(self, message: Message, content: Any = None, *, sender: Agent | str | None = None) -> Message:
-        """Answers the sender of `message`, on its topic, under its correlation id (its own id where it has none)."""
+    def reply(self, message: Message | str, content: Any = None, *, sender: Agent | str | None = None) -> Message:
+        """Answers the sender of `message`, on its topic, under its correlation id (its own id where it has none).
+
+        Raises `NotFound` for the id of a message that is not there, and `InvalidValue` for one without a sender.
+        """
+        if not isinstance(message, Message):
+            message = self.get(_named(message))
         if message.from_agent is None:
             raise InvalidValue(f"message {message.id!r} has no sender to reply to", hint="Publish with sender=…")
         return self.publish(

@@ -275,7 +275,7 @@ class AsyncTasks(AsyncRepository[Task]):
         """Claims, and while nothing is ready blocks until something is; None after `timeout` seconds.
 
         Woken by commits of this and other processes and by tasks coming due. Whoever waits also returns expired leases to
-        the queue, as `rescue` does. Raises `StoreError` inside a transaction, and `Unsupported` where nothing can block.
+        the queue, as `rescue` does. Raises `Unsupported` inside a transaction, and where nothing can block.
 
         `wait`, while the event loop goes on. Cancelled, it has claimed nothing.
         """
@@ -417,8 +417,11 @@ class AsyncMessages(AsyncRepository[Message]):
         `ttl` is seconds from now, `expires_at` an instant; an expired message is no longer delivered. What is sent to an agent
         that is terminated lies there until it is registered again. Raises `NotFound` for an unknown sender, recipient or group.
         """
-    async def reply(self, message: Message, content: Any = None, *, sender: Agent | str | None = None) -> Message:
-        """Answers the sender of `message`, on its topic, under its correlation id (its own id where it has none)."""
+    async def reply(self, message: Message | str, content: Any = None, *, sender: Agent | str | None = None) -> Message:
+        """Answers the sender of `message`, on its topic, under its correlation id (its own id where it has none).
+
+        Raises `NotFound` for the id of a message that is not there, and `InvalidValue` for one without a sender.
+        """
     async def request(
         self,
         topic: str,
@@ -458,19 +461,25 @@ class AsyncMessages(AsyncRepository[Message]):
     async def acknowledge(self, message: Message | str, agent: Agent | str) -> None:
         """Says this agent is done with a message; it is not delivered to it again. Harmless when repeated.
 
-        Raises `NotFound` for an unknown message or agent.
+        Raises `NotFound` for an unknown message or agent, and `InvalidValue` for an agent that a direct message was not sent to.
         """
     async def acknowledge_many(self, messages: Iterable[Message | str], agent: Agent | str) -> int:
-        """Says this agent is done with messages, all at once; how many there are. Raises `NotFound` for an unknown agent."""
+        """Says this agent is done with messages, all at once; how many there are. Raises `NotFound` for an unknown agent.
+
+        Those that are not there, or were sent to another agent alone, are left out.
+        """
     async def release(self, message: Message | str, agent: Agent | str, *, delay: float = 0.0) -> bool:
         """Gives a received message back: it comes to this agent again after `delay` seconds; whether it will.
 
-        It will not when it was acknowledged, or not received yet.
+        It will not when it was acknowledged, or not received yet. Raises `NotFound` for an unknown message.
         """
     async def deliveries(self, message: Message | str) -> list[Delivery]:
-        """How a message stands with each agent it has been delivered to, in order of the last delivery."""
+        """How a message stands with each agent it has been delivered to, in order of the last delivery. Raises `NotFound`."""
     async def delivery(self, message: Message | str, agent: Agent | str) -> Delivery | None:
-        """How a message stands with one agent: how often it was delivered, when it comes again; None when it never was."""
+        """How a message stands with one agent: how often it was delivered, when it comes again; None when it never was.
+
+        Raises `NotFound` for an unknown message.
+        """
     async def unread(self, agent: Agent | str, topic: str | None = None) -> int:
         """How many messages this agent has not acknowledged, delivered to it or not; on a topic, or those a pattern stands for."""
     async def unread_by_topic(self, agent: Agent | str, topic: str | None = None) -> dict[str, int]:

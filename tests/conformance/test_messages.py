@@ -602,6 +602,18 @@ def test_a_reply_to_a_broadcast_says_who_answers(store: Store, three):
     assert (answer.from_agent, answer.to_agent, answer.correlation_id) == (b.id, a.id, "c-1")
 
 
+def test_a_reply_is_to_a_message_or_its_id(store: Store, three):
+    a, b, _ = three
+    question = store.messages.publish("ask", "?", sender=a, to=b)
+    answer = store.messages.reply(question.id, "!")
+    assert (answer.from_agent, answer.to_agent, answer.correlation_id) == (b.id, a.id, question.id)
+    with pytest.raises(NotFound):
+        store.messages.reply("nothing", "!")
+    for bad in (None, 5, a):
+        with pytest.raises(InvalidValue):
+            store.messages.reply(bad, "!")
+
+
 def test_without_a_sender_there_is_nobody_to_reply_to(store: Store, three):
     with pytest.raises(InvalidValue, match="sender"):
         store.messages.reply(store.messages.publish("t", 1), 2)
