@@ -29,6 +29,19 @@ def test_leaving_the_block_commits(store: Store):
     assert (names(store), store.tasks.count(), store.events.count()) == ({"a"}, 1, 1)
 
 
+def test_a_transaction_is_entered_once(store: Store):
+    moving = store.transaction()
+    with pytest.raises(Boom), moving as work:
+        work.agents.register("worker", id="a")
+        with pytest.raises(Closed, match="again"), moving:
+            pass
+        assert work.agents.exists("a")
+        raise Boom
+    with pytest.raises(Closed, match="again"), moving:
+        pass
+    assert names(store) == set()
+
+
 def test_an_exception_undoes_everything(store: Store):
     store.agents.register("worker", id="before")
     with pytest.raises(Boom), store.transaction() as work:
