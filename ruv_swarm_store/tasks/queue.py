@@ -13,7 +13,7 @@ from ruv_swarm_store import codec, schema
 from ruv_swarm_store.clock import Moment, duration, new_id, new_ids
 from ruv_swarm_store.engines import Executor, Steps, block, cooperate, parameter, text_items, upsert
 from ruv_swarm_store.entities import Agent, DependencyPolicy, NewTask, Pause, Schedule, Task, TaskFailure, TaskStats, TaskStatus
-from ruv_swarm_store.errors import Conflict, InvalidValue, NotFound
+from ruv_swarm_store.errors import Conflict, InvalidValue, NotFound, Unsupported
 from ruv_swarm_store.repository import Repository, repeatable
 from ruv_swarm_store.schema import LEASED, OPEN
 from ruv_swarm_store.tasks import adding, claims, counting, endings, limits, pruning, relations, schedules
@@ -201,7 +201,7 @@ class Tasks(Repository[Task]):
         """Claims, and while nothing is ready blocks until something is; None after `timeout` seconds.
 
         Woken by commits of this and other processes and by tasks coming due. Whoever waits also returns expired leases to
-        the queue, as `rescue` does. Raises `StoreError` inside a transaction, and `Unsupported` where nothing can block.
+        the queue, as `rescue` does. Raises `Unsupported` inside a transaction, and where nothing can block.
         """
         return block(self._scope, self._waiting(agent, types, lease, timeout))
 
@@ -212,6 +212,8 @@ class Tasks(Repository[Task]):
         return await cooperate(self._scope, self._waiting(agent, types, lease, timeout))
 
     def _waiting(self, agent: Agent | str, types: Iterable[str] | None, lease: float, timeout: float | None) -> Steps[Task | None]:
+        if self._scope.within:
+            raise Unsupported("waiting for tasks inside a transaction would keep them from coming", hint="Wait outside the with block")
         who, wanted = _agent_id(agent), claims.check_types(types)
         deadline = None if timeout is None else time.monotonic() + duration(timeout, "timeout") / 1000
         rescued = -math.inf
