@@ -199,7 +199,7 @@ class Agents(Repository[Agent]):
     @repeatable
     def delete_many(self, ids: Iterable[Agent | str | int]) -> int:
         """Removes agents, all or none; see `delete`."""
-        keys = sorted({codec.text(AGENTS.identity(id), "agent id") for id in ids})
+        keys = sorted({AGENTS.identity(id) for id in codec.listed(ids, "ids")})
         with self._scope.transaction() as run:
             run.all(_KEEP_FROM_TASKS, {"agents": codec.encode(keys)})
             take_from(run, keys, "its agent was deleted")
@@ -215,4 +215,4 @@ def _id(agent: Agent | str) -> str:
 
 
 def _ids(agents: Iterable[Agent | str]) -> str:
-    return codec.encode([_id(agent) for agent in agents])
+    return codec.encode([_id(agent) for agent in codec.listed(agents, "agents")])

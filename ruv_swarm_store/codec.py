@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
 from ruv_swarm_store.errors import InvalidValue
+
+T = TypeVar("T")
 
 DEPTH_LIMIT = 500
 """Deepest nesting of lists and dicts accepted; well inside what every engine's JSON parser takes."""
@@ -164,6 +166,13 @@ def text(value: str, what: str) -> str:
     if "\0" in value:
         raise InvalidValue(f"{what} contains a NUL character", hint="Remove it: not every engine can store it in text")
     return value if type(value) is str else str.__str__(value)
+
+
+def listed(items: Iterable[T], what: str) -> Iterable[T]:
+    """`items`, unless they are one text, each of whose characters would be taken for an item, or nothing to go through at all."""
+    if isinstance(items, str) or not isinstance(items, Iterable):
+        raise InvalidValue(f"{what} is {items!r}", hint="Give a list")
+    return items
 
 
 def integer(value: int, what: str, low: int = -(2**63), high: int = 2**63 - 1) -> int:

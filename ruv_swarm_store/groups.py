@@ -95,7 +95,7 @@ class Groups(Repository[Group]):
     @repeatable
     def delete_many(self, ids: Iterable[Group | str | int]) -> int:
         """Removes groups, all or none; see `delete`."""
-        keys = sorted({codec.text(GROUPS.identity(id), "group id") for id in ids})
+        keys = sorted({GROUPS.identity(id) for id in codec.listed(ids, "ids")})
         with self._scope.transaction() as run:
             for key in keys:
                 inboxes.keep(run, key)
@@ -103,14 +103,16 @@ class Groups(Repository[Group]):
 
     def members(self, group: Group | str) -> list[Member]:
         """Who is in a group, in order of joining."""
+        key = GROUPS.identity(group)
         with self._scope.read() as run:
-            return MEMBERS.load_all(run.all(_MEMBERS, {"group": GROUPS.identity(group)}))
+            return MEMBERS.load_all(run.all(_MEMBERS, {"group": key}))
 
     def groups_of(self, agent: Agent | str) -> list[Group]:
         """The groups an agent is in, by name."""
+        who = _agent_id(agent)
         with self._scope.read() as run:
-            return GROUPS.load_all(run.all(_GROUPS_OF, {"agent": _agent_id(agent)}))
+            return GROUPS.load_all(run.all(_GROUPS_OF, {"agent": who}))
 
 
 def _agent_id(agent: Agent | str) -> str:
-    return agent.id if isinstance(agent, Agent) else agent
+    return agent.id if isinstance(agent, Agent) else codec.text(agent, "agent id")

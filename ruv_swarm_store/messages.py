@@ -362,7 +362,7 @@ class Messages(Repository[Message]):
 
         Those that are not there, or were sent to another agent alone, are left out.
         """
-        ids, who = list({_named(message): None for message in messages}), _who(agent)
+        ids, who = list({_named(message): None for message in codec.listed(messages, "messages")}), _who(agent)
         if not ids:
             return 0
         wanted = codec.encode(ids)

@@ -32,8 +32,10 @@ class Mapping(Generic[E]):
     """
 
     __slots__ = (
+        "_check_key",
         "_checks",
         "_encoders",
+        "_kind",
         "_loaders",
         "_make",
         "_number",
@@ -60,6 +62,7 @@ class Mapping(Generic[E]):
     ) -> None:
         self.table: Table[Any] = table
         self._make: Callable[..., E] = entity
+        self._kind: type[Any] = entity if isinstance(entity, type) else msgspec.Struct
         columns: list[Column[Any]] = list(cast("Table[Any]", table).c)
         self.key = next(column for column in columns if column.name == key)
         self.fields: Sequence[str] = [column.name for column in columns]
@@ -87,6 +90,7 @@ class Mapping(Generic[E]):
                 self._encoders.append((index, attrgetter("value")))
             nullable = bool(column.nullable) or isinstance(column.type, schema.Json)
             self._checks.append((column.name, nullable, _check_for(column)))
+        self._check_key = _check_for(self.key)
         self.load = self._written_out()
 
     def _written_out(self) -> Callable[[Sequence[Any]], E]:
@@ -156,8 +160,11 @@ def load(row):
         )
 
     def identity(self, entity: E | str | int) -> Any:
-        """The key of an entity, or the key itself if that is what was given."""
-        return getattr(entity, self.key.name) if isinstance(entity, msgspec.Struct) else entity
+        """The key of an entity, or the key itself if that is what was given. Raises `InvalidValue` for what can be neither."""
+        key = getattr(entity, self.key.name) if isinstance(entity, self._kind) else entity
+        if isinstance(key, msgspec.Struct):
+            raise InvalidValue(f"a {type(key).__name__} is no row of {self.table.name}", hint=f"Give a {self._kind.__name__}, or its key")
+        return self._check_key(key, f"{self.table.name}.{self.key.name}")
 
     def __repr__(self) -> str:
         return f"Mapping({self.table.name})"

@@ -171,9 +171,12 @@ class AsyncRepository(Generic[E]):
     async def update_many(self, entities: Iterable[E]) -> list[E]:
         """Stores changed copies of rows, all or none."""
     async def replace(self, entity: E) -> E:
-        """Stores a copy over a row whatever its version: the last write wins. Raises `NotFound` when it is gone."""
+        """Stores a copy over a row whatever its version: the last write wins. Raises `NotFound` when it is gone.
+
+        What only this noun's own verbs may change stays as it is stored.
+        """
     async def upsert(self, entity: E) -> E:
-        """Adds a row, or stores the copy over the one with the same key whatever its version."""
+        """Adds a row, or stores the copy over the one with the same key whatever its version; see `replace`."""
     async def delete(self, id: E | str | int) -> bool:
         """Removes a row; whether there was one. Raises `Conflict` when others still refer to it."""
     async def delete_many(self, ids: Iterable[E | str | int]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ruv_swarm_store import codec, schema
@@ -180,6 +180,9 @@ class Metrics(Repository[Metric]):
         with self._scope.read() as run:
             marks = state(run).watermarks
         return [marks[resolution] for resolution in sorted(marks)]
+
+    def _find(self, id: Any) -> Sequence[Any] | None:
+        return super()._find(METRICS.identity(id))  # the one noun whose key is no text
 
     # What a rollup counts is not changed behind its back.
 

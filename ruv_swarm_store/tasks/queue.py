@@ -62,8 +62,8 @@ class Tasks(Repository[Task]):
     @repeatable
     def delete_many(self, ids: Iterable[Task | str | int]) -> int:
         """Removes tasks, all or none; see `delete`."""
-        wanted = [TASKS.identity(id) for id in ids]
-        keys = self._keys(wanted)
+        wanted = [TASKS.identity(id) for id in codec.listed(ids, "ids")]
+        keys = codec.encode(wanted)
         with self._scope.transaction() as run:
             relations.hold(run, wanted, deep=False)
             rows = run.all(_DELETED, {"ids": keys})
@@ -314,7 +314,7 @@ class Tasks(Repository[Task]):
     @repeatable
     def release_many(self, tasks: Iterable[Task | str], *, delay: float = 0.0) -> list[Task]:
         """Returns claimed tasks to the queue, all or none; see `release`."""
-        keys = [lease_of(task) for task in tasks]
+        keys = [lease_of(task) for task in codec.listed(tasks, "tasks")]
         span = duration(delay, "delay")
         if not keys:
             return []
@@ -346,7 +346,7 @@ class Tasks(Repository[Task]):
     @repeatable
     def cancel_many(self, tasks: Iterable[Task | str], *, tree: bool = False, cooperative: bool = False) -> list[Task]:
         """Ends tasks, all or none; see `cancel`."""
-        ids = [codec.text(TASKS.identity(task), "task id") for task in tasks]
+        ids = [TASKS.identity(task) for task in codec.listed(tasks, "tasks")]
         with self._scope.transaction() as run:
             changed = endings.cancel(run, ids, tree=tree, cooperative=cooperative)
             untouched = set(ids) - {task.id for task in changed}
@@ -399,7 +399,7 @@ class Tasks(Repository[Task]):
     @repeatable
     def requeue_many(self, tasks: Iterable[Task | str], *, delay: float = 0.0) -> list[Task]:
         """Puts tasks back into the queue, all or none, each after those it depends on; see `requeue`."""
-        ids = list(dict.fromkeys(codec.text(TASKS.identity(task), "task id") for task in tasks))
+        ids = list(dict.fromkeys(TASKS.identity(task) for task in codec.listed(tasks, "tasks")))
         span = duration(delay, "delay")
         if not ids:
             return []
@@ -539,8 +539,9 @@ class Tasks(Repository[Task]):
 
     def failures(self, task: Task | str) -> list[TaskFailure]:
         """Why each failed attempt at a task failed, in order."""
+        id = TASKS.identity(task)
         with self._scope.read() as run:
-            return FAILURES.load_all(run.all(_FAILURES_OF, {"id": TASKS.identity(task)}))
+            return FAILURES.load_all(run.all(_FAILURES_OF, {"id": id}))
 
     def children(self, task: Task | str) -> list[Task]:
         """The tasks whose parent this is, in order of creation."""
