@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from operator import attrgetter
 from string import ascii_letters
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, TypeVarTuple, cast
@@ -198,6 +199,10 @@ def _check_for(column: Column[Any]) -> Callable[[Any, str], Any]:
 
         return choose
     if isinstance(kind, schema.Int64):
+        for constraint in column.table.constraints:  # the database checks the same, and tells less of it
+            name, low, high = constraint.info.get("range", (None, 0, 0))
+            if name == column.name:
+                return partial(codec.integer, low=low, high=high)
         return codec.integer
     return codec.real if isinstance(kind, schema.Real) else codec.text
 

@@ -136,7 +136,11 @@ def _one_of(column: str, members: type[StrEnum]) -> CheckConstraint:
 
 
 def _at_least(column: str, low: int) -> CheckConstraint:
-    return CheckConstraint(f"{column} >= {low}", name=column)
+    return CheckConstraint(f"{column} >= {low}", name=column, info={"range": (column, low, 2**63 - 1)})
+
+
+def _between(column: str, low: int, high: int) -> CheckConstraint:
+    return CheckConstraint(f"{column} BETWEEN {low} AND {high}", name=column, info={"range": (column, low, high)})
 
 
 def _partial(name: str, *columns: Column[Any] | ColumnElement[Any], where: ColumnElement[bool], unique: bool = False) -> Index:
@@ -214,7 +218,7 @@ tasks = Table(
     UniqueConstraint("id"),
     _one_of("status", TaskStatus),
     _one_of("on_dependency_failure", DependencyPolicy),
-    CheckConstraint("priority BETWEEN 0 AND 100", name="priority"),
+    _between("priority", 0, 100),
     CheckConstraint("parent_task_id <> id", name="parent"),
     CheckConstraint("(status IN ('assigned', 'running')) = (lease_expires_at IS NOT NULL)", name="lease"),
     CheckConstraint("(status IN ('completed', 'failed', 'cancelled')) = (completed_at IS NOT NULL)", name="completed_at"),
@@ -298,7 +302,7 @@ task_schedules = Table(
     "task_schedules",
     metadata,
     ScheduleColumns,
-    CheckConstraint("priority BETWEEN 0 AND 100", name="priority"),
+    _between("priority", 0, 100),
     _at_least("max_retries", 0),
     _at_least("version", 1),
 )

@@ -150,11 +150,14 @@ def check(
     if on_dependency_failure not in _POLICIES:
         raise InvalidValue(f"on_dependency_failure is {on_dependency_failure!r}", hint="Use 'cancel' or 'fail'")
     needs = list(dict.fromkeys(TASKS.identity(other) for other in depends_on))
+    above = None if parent is None else TASKS.identity(parent)
+    if id is not None and above == id:
+        raise InvalidValue(f"task {id!r} is given as its own parent", hint="Give another task, or none")
     return structs.replace(
         checked,
         plain=False,
         related=bool(needs) or not (unique_key is None and idempotency_key is None and concurrency_key is None),
-        parent=None if parent is None else TASKS.identity(parent),
+        parent=above,
         depends_on=needs,
         run_at=None if run_at is None else milliseconds(run_at, "run_at"),
         delay=None if delay is None else duration(delay, "delay"),

@@ -474,3 +474,12 @@ def test_a_list_is_no_single_text(store: Store):
         with pytest.raises(InvalidValue, match="list"):
             act()
     assert store.agents.count() == 1
+
+
+def test_a_number_out_of_range_is_named_with_its_range(store: Store):
+    task = store.tasks.enqueue("t")
+    for act in (store.tasks.insert, store.tasks.update, store.tasks.replace, store.tasks.upsert):
+        for bad, said in (({"priority": 101}, r"tasks\.priority is 101.* 0 to 100"), ({"max_retries": -1}, r"max_retries is -1.* 0 to ")):
+            with pytest.raises(InvalidValue, match=said):
+                act(structs.replace(task, **bad))
+    assert store.tasks.get(task) == task
