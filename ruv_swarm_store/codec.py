@@ -6,6 +6,7 @@ import math
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import msgspec
@@ -166,6 +167,16 @@ def text(value: str, what: str) -> str:
     if "\0" in value:
         raise InvalidValue(f"{what} contains a NUL character", hint="Remove it: not every engine can store it in text")
     return value if type(value) is str else str.__str__(value)
+
+
+def reason(error: str | BaseException) -> str:
+    """An error's text; an exception's is made storable whatever it holds or raises, for failing must not fail."""
+    if not isinstance(error, BaseException):
+        return text(error, "error")
+    said = type(error).__name__
+    with suppress(Exception):
+        said = f"{said}: {error}"
+    return said.encode(errors="backslashreplace").decode().replace("\0", "\\0")
 
 
 def listed(items: Iterable[T], what: str) -> Iterable[T]:

@@ -179,7 +179,7 @@ class Cursor:
 
     def fail(self, after: int, error: BaseException) -> None:
         """Notes a failure at what follows a position."""
-        params = {"consumer": self.name, "after": after, "error": reason(error)}
+        params = {"consumer": self.name, "after": after, "error": codec.reason(error)}
         self._scope.write(lambda run: run.run(_FAILED, {**params, "now": run.now}))
 
     def reset(self, run: Executor, position: Start) -> None:
@@ -216,10 +216,3 @@ def checked_types(types: Iterable[str] | None) -> str | None:
     if not wanted:
         raise InvalidValue("types is empty", hint="Leave it out for events of any type")
     return codec.encode(wanted)
-
-
-def reason(error: str | BaseException) -> str:
-    """An error's text; an exception's is made storable whatever it holds, for failing must not fail."""
-    if not isinstance(error, BaseException):
-        return codec.text(error, "error")
-    return f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode().replace("\0", "\\0")

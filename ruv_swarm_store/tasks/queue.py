@@ -296,7 +296,7 @@ class Tasks(Repository[Task]):
         backoff: Backoff = DEFAULT_BACKOFF,
     ) -> list[Task]:
         """Ends the attempts of pairs of task and error, all or none; see `fail`."""
-        pairs = [(lease_of(task), _reason(error)) for task, error in tasks]
+        pairs = [(lease_of(task), codec.reason(error)) for task, error in tasks]
         span = None if delay is None else duration(delay, "delay")
         if not pairs:
             return []
@@ -562,10 +562,3 @@ def _agent_id(agent: Agent | str) -> str:
 
 def _result(result: Any) -> str | None:
     return None if result is None else codec.seal(result, "result")[1]
-
-
-def _reason(error: str | BaseException) -> str:
-    """An error's text; an exception's is made storable whatever it holds, for failing must not fail."""
-    if not isinstance(error, BaseException):
-        return codec.text(error, "error")
-    return f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode().replace("\0", "\\0")
