@@ -200,8 +200,9 @@ class ConsumerGroup:
     @repeatable
     def reset(self, position: Start = 0) -> None:
         """Begins again after a position; `now` leaves out all there is. All claims are lost, and nothing is parked any more."""
+        at = self._cursor.checked(position)
         with self._scope.transaction() as run:
-            self._cursor.reset(run, position)
+            self._cursor.reset(run, at)
             run.run(_FORGET, {"consumer": self.name})
 
     def remove(self) -> bool:

@@ -577,3 +577,19 @@ def test_random_handling_agrees_with_the_model(new_database):
     run_state_machine_as_test(
         lambda: SubscriptionMachine(new_database()), settings=settings(max_examples=round(8 * scale), stateful_step_count=25)
     )
+
+
+def test_no_consumer_begins_beyond_the_newest_event(store: Store):
+    append(store, "a", "b")
+    newest = store.events.last_position()
+    for make in (store.events.subscribe, store.events.group):
+        with pytest.raises(InvalidValue, match="newest"):
+            make("new", start=newest + 1)
+        assert store.events.consumers() == []
+        consumer = make("new", start=newest)
+        with pytest.raises(InvalidValue, match="newest"):
+            consumer.reset(10**9)
+        assert make("new", start=10**9).consumer().position == newest  # it goes on from where it was
+        consumer.reset(newest - 1)
+        assert consumer.lag() == 1
+        consumer.remove()
