@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Text, delete, select
+from sqlalchemy import Text, delete, func, select
 
 from ruv_swarm_store import codec, inboxes, schema
 from ruv_swarm_store.clock import new_id
@@ -32,7 +32,7 @@ _JOIN = upsert(
         "joined_position": inboxes.NEWEST,
     },
     on=["group_id", "agent_id"],
-    update={"role": parameter("role_")},
+    update={"role": func.coalesce(parameter("role_", Text), _m.role)},
     returning=MEMBERS.columns,
 )
 _LEAVE = delete(schema.agent_group_members).where(_m.group_id == _group, _m.agent_id == _agent)
@@ -70,7 +70,8 @@ class Groups(Repository[Group]):
     def join(self, group: Group | str, agent: Agent | str, *, role: str | None = None) -> Member:
         """Makes an agent a member, or gives a member another role. Raises `NotFound` for an unknown group or agent.
 
-        From now on it receives what is published to the group.
+        From now on it receives what is published to the group. Without a `role` a member keeps the one it has: to have none again
+        it leaves, and joins.
         """
         params = {"group": GROUPS.identity(group), "agent": _agent_id(agent), "role_": None if role is None else codec.text(role, "role")}
         try:

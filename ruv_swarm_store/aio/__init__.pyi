@@ -600,7 +600,8 @@ class AsyncGroups(AsyncRepository[Group]):
     async def join(self, group: Group | str, agent: Agent | str, *, role: str | None = None) -> Member:
         """Makes an agent a member, or gives a member another role. Raises `NotFound` for an unknown group or agent.
 
-        From now on it receives what is published to the group.
+        From now on it receives what is published to the group. Without a `role` a member keeps the one it has: to have none again
+        it leaves, and joins.
         """
     async def leave(self, group: Group | str, agent: Agent | str) -> bool:
         """Ends a membership; whether there was one. What was published to the group until now still reaches the agent."""
@@ -883,7 +884,7 @@ class AsyncSubscription:
     async def reset(self, position: Start = 0) -> None:
         """Puts it at a position, to handle what follows, again or for the first time; `now` leaves out all there is.
 
-        Waits for who is handling events under this name. Raises `NotFound`.
+        Waits for who is handling events under this name. Raises `NotFound`, and `InvalidValue` for a position that no event has yet.
         """
     async def remove(self) -> bool:
         """Forgets the name and its position; whether it was known. Who follows it gets `NotFound`."""
