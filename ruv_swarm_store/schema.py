@@ -121,10 +121,14 @@ class Choice(TypeDecorator[Any]):
 
     class Comparator(TypeDecorator.Comparator[Any]):
         def operate(self, op: operators.OperatorType, *other: Any, **kwargs: Any) -> ColumnElement[Any]:
+            kind = cast("Choice", self.type)
             if other and op in (operator.eq, operator.ne) and isinstance(other[0], str):
+                kind.process_bind_param(other[0], None)  # rendered as a literal, it would be refused in words about that
                 other = (bindparam(None, other[0], type_=self.type, unique=True, literal_execute=True),)
             elif other and op in (operators.in_op, operators.not_in_op) and isinstance(other[0], (list, tuple, set, frozenset)):
                 values = sorted(other[0])
+                for value in values:
+                    kind.process_bind_param(value, None)
                 other = (bindparam(None, values, type_=self.type, unique=True, literal_execute=True, expanding=True),)
             return super().operate(op, *other, **kwargs)
 
