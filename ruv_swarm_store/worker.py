@@ -189,6 +189,9 @@ class Worker:
         self._ended = threading.Event()
         self._shown = AgentStatus.IDLE
 
+    def __repr__(self) -> str:
+        return f"<Worker {self.name!r} of {self._store.address}>"
+
     def run(self, *, signals: bool = False) -> bool:
         """Works until `stop`; whether everything begun was ended. Call it once.
 

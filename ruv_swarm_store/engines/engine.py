@@ -80,6 +80,9 @@ class Engine(Scope, ABC):
     caches: Caches
     """The caches over this database."""
 
+    def __repr__(self) -> str:
+        return self.name
+
     @abstractmethod
     def tables(self) -> frozenset[str]:
         """The names of the tables that exist."""

@@ -10,6 +10,7 @@ from sqlalchemy import select, update
 from ruv_swarm_store import Agent, ConfigEntry, Conflict, Group, InvalidValue, Message, Metric, NewEvent, NotFound, Store, Task, schema
 from ruv_swarm_store.entities import AgentStatus, Audience, TaskStatus
 from ruv_swarm_store.errors import StoreError, Unavailable
+from ruv_swarm_store.events import Upcasters
 from ruv_swarm_store.groups import Groups
 from ruv_swarm_store.repository import repeatable
 
@@ -483,3 +484,12 @@ def test_a_number_out_of_range_is_named_with_its_range(store: Store):
             with pytest.raises(InvalidValue, match=said):
                 act(structs.replace(task, **bad))
     assert store.tasks.get(task) == task
+
+
+def test_what_there_is_says_where_it_is(store: Store):
+    for thing in (store, store.tasks, store.events, store.journal):
+        assert store.address in repr(thing)
+        assert " object at " not in repr(thing)
+    upcasters = Upcasters()
+    upcasters.register("e", 1)(lambda data: data)
+    assert repr(upcasters) == "<Upcasters e to 2>"
