@@ -84,7 +84,9 @@ class Agents(Repository[Agent]):
         `name` is unique among agents that are not terminated: `Conflict` otherwise. One that was terminated finds in its inbox
         what had reached it until then, and what was sent to it alone since; of the rest, what is published from now on.
         """
-        sealed = AGENTS.seal(Agent(id or "", type, 0, 0, name=name, capabilities=list(capabilities), configuration=configuration or {}))
+        given = list(codec.listed(capabilities, "capabilities"))
+        known = "" if id is None else codec.name(id, "agent id")
+        sealed = AGENTS.seal(Agent(known, type, 0, 0, name=name, capabilities=given, configuration=configuration or {}))
         try:
             with self._scope.transaction() as run:
                 params = {

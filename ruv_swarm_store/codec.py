@@ -13,6 +13,8 @@ import msgspec
 
 from ruv_swarm_store.errors import InvalidValue
 
+A = TypeVar("A")
+B = TypeVar("B")
 T = TypeVar("T")
 
 DEPTH_LIMIT = 500
@@ -167,6 +169,22 @@ def text(value: str, what: str) -> str:
     if "\0" in value:
         raise InvalidValue(f"{what} contains a NUL character", hint="Remove it: not every engine can store it in text")
     return value if type(value) is str else str.__str__(value)
+
+
+def name(value: str, what: str) -> str:
+    """`text`, if it is not empty."""
+    if not (value := text(value, what)):
+        raise InvalidValue(f"{what} is empty", hint="Give it a name")
+    return value
+
+
+def pairs(items: Iterable[tuple[A, B]], what: str) -> list[tuple[A, B]]:
+    """Pairs to go through; `InvalidValue` for anything else."""
+    given = list(listed(items, what))
+    for item in given:
+        if not isinstance(item, tuple) or len(item) != 2:
+            raise InvalidValue(f"{what} has {item!r} in it", hint="Give pairs")
+    return given
 
 
 def reason(error: str | BaseException) -> str:

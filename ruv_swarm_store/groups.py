@@ -53,7 +53,7 @@ class Groups(Repository[Group]):
 
     def create(self, name: str, *, type: str = "", configuration: dict[str, Any] | None = None, id: str | None = None) -> Group:
         """Adds a group. Raises `Conflict` when the name is taken."""
-        sealed = GROUPS.seal(Group(id or "", name, type, 0, configuration or {}))
+        sealed = GROUPS.seal(Group("" if id is None else codec.name(id, "group id"), name, type, 0, configuration or {}))
         row = GROUPS.dump(sealed)
 
         def add(run: Executor) -> None:

@@ -163,8 +163,7 @@ class Messages(Repository[Message]):
         if ttl is not None and expires_at is not None:
             raise InvalidValue("both ttl and expires_at are given", hint="Give one of them")
         copy, text = codec.seal(content, "messages.content")
-        if not codec.text(topic, "messages.topic"):
-            raise InvalidValue("topic is empty", hint="Give it a name")
+        codec.name(topic, "topic")
         audience = Audience.DIRECT if to is not None else Audience.GROUP if to_group is not None else Audience.BROADCAST
         people = _id(sender, "from_agent"), _id(to, "to_agent"), _id(to_group, "to_group")
         about = None if correlation_id is None else codec.text(correlation_id, "messages.correlation_id")

@@ -55,7 +55,10 @@ class Metrics(Repository[Metric]):
 
     def record_many(self, samples: Iterable[Sample]) -> list[Metric]:
         """Stores values in order, all or none. Raises `NotFound` for an unknown agent."""
-        rows = [seal(sample) for sample in samples]
+        given = list(codec.listed(samples, "samples"))
+        if others := [sample for sample in given if not isinstance(sample, Sample)]:
+            raise InvalidValue(f"{others[0]!r} is no sample", hint="Give Sample(name, value, …)")
+        rows = [seal(sample) for sample in given]
         if not rows:
             return []
         try:
@@ -229,6 +232,8 @@ def _text(value: str | None, what: str) -> str | None:
 
 
 def _tags(tags: dict[str, str | int | float | bool] | None) -> list[tuple[str, str | float | bool]]:
+    if tags is not None and not isinstance(tags, dict):
+        raise InvalidValue(f"tags is {tags!r}", hint="Give a dict")
     checked = []
     for tag, value in (tags or {}).items():
         if not isinstance(value, (str, int, float, bool)):

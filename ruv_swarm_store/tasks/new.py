@@ -130,7 +130,7 @@ def check(
         text,
         codec.integer(priority, "priority", 0, 100),
         codec.integer(max_retries, "max_retries", 0),
-        None if id is None else codec.text(id, "task id"),
+        None if id is None else codec.name(id, "task id"),
     )
     if (
         parent is None

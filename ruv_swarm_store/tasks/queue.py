@@ -261,7 +261,7 @@ class Tasks(Repository[Task]):
 
     def complete_many(self, tasks: Iterable[tuple[Task | str, Any]]) -> list[Task]:
         """Completes pairs of task and result, all or none; see `complete`."""
-        results = [(lease_of(task), _result(result)) for task, result in tasks]
+        results = [(lease_of(task), _result(result)) for task, result in codec.pairs(tasks, "tasks and results")]
         return self._complete(results) if results else []
 
     @repeatable
@@ -296,7 +296,9 @@ class Tasks(Repository[Task]):
         backoff: Backoff = DEFAULT_BACKOFF,
     ) -> list[Task]:
         """Ends the attempts of pairs of task and error, all or none; see `fail`."""
-        pairs = [(lease_of(task), codec.reason(error)) for task, error in tasks]
+        if not isinstance(backoff, Backoff):
+            raise InvalidValue(f"backoff is {backoff!r}", hint="Give a Backoff, or leave it out")
+        pairs = [(lease_of(task), codec.reason(error)) for task, error in codec.pairs(tasks, "tasks and errors")]
         span = None if delay is None else duration(delay, "delay")
         if not pairs:
             return []
