@@ -84,7 +84,9 @@ class Agents(Repository[Agent]):
         `name` is unique among agents that are not terminated: `Conflict` otherwise. One that was terminated finds in its inbox
         what had reached it until then, and what was sent to it alone since; of the rest, what is published from now on.
         """
-        sealed = AGENTS.seal(Agent(id or "", type, 0, 0, name=name, capabilities=list(capabilities), configuration=configuration or {}))
+        given = list(codec.listed(capabilities, "capabilities"))
+        known = "" if id is None else codec.name(id, "agent id")
+        sealed = AGENTS.seal(Agent(known, type, 0, 0, name=name, capabilities=given, configuration=configuration or {}))
         try:
             with self._scope.transaction() as run:
                 params = {
@@ -199,7 +201,7 @@ class Agents(Repository[Agent]):
     @repeatable
     def delete_many(self, ids: Iterable[Agent | str | int]) -> int:
         """Removes agents, all or none; see `delete`."""
-        keys = sorted({codec.text(AGENTS.identity(id), "agent id") for id in ids})
+        keys = sorted({AGENTS.identity(id) for id in codec.listed(ids, "ids")})
         with self._scope.transaction() as run:
             run.all(_KEEP_FROM_TASKS, {"agents": codec.encode(keys)})
             take_from(run, keys, "its agent was deleted")
@@ -215,4 +217,4 @@ def _id(agent: Agent | str) -> str:
 
 
 def _ids(agents: Iterable[Agent | str]) -> str:
-    return codec.encode([_id(agent) for agent in agents])
+    return codec.encode([_id(agent) for agent in codec.listed(agents, "agents")])

@@ -163,7 +163,7 @@ class CachedRepository(Generic[E]):
 
     def find_many(self, ids: Iterable[E | str | int]) -> list[E]:
         """The rows with those keys, in no particular order; absent ones are left out."""
-        keys = [self._source.mapping.identity(id) for id in ids]
+        keys = [self._source.mapping.identity(id) for id in codec.listed(ids, "ids")]
         if self._engine.within or any(type(key) is not self._kind for key in keys):
             return self._source.find_many(keys)
         keys = list(dict.fromkeys(keys))

@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
 
 import msgspec
 
 from ruv_swarm_store.errors import InvalidValue
+
+A = TypeVar("A")
+B = TypeVar("B")
+T = TypeVar("T")
 
 DEPTH_LIMIT = 500
 """Deepest nesting of lists and dicts accepted; well inside what every engine's JSON parser takes."""
@@ -79,7 +84,7 @@ def _spelled_out(value: Any) -> Any:
 
 
 def seal(value: Any, what: str) -> tuple[Any, str]:
-    """An own copy of `value`, as reading it back will give it, and its JSON text; tuples become lists.
+    """An own copy of `value`, as reading it back will give it, and its JSON text; tuples become lists, and subclasses what they hold.
 
     Raises `InvalidValue` naming the place for whatever JSON cannot hold: NaN and infinities, keys that are not
     strings, bytes, sets, dates, other objects, NUL characters, unpaired surrogates, nesting beyond `DEPTH_LIMIT`.
@@ -97,8 +102,23 @@ def seal(value: Any, what: str) -> tuple[Any, str]:
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
         pass
     _check(value, what, 0)
-    text = _encode(_spelled_out(value))
+    text = _encode(_spelled_out(_plain(value)))
     return decode(text), text.decode()
+
+
+def _plain(value: Any) -> Any:
+    """What `_check` has accepted, without the subclasses of text and numbers that the encoder does not take: numpy.float64 is one."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    if isinstance(value, dict):
+        return {str.__str__(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value]
 
 
 def _is_deep(value: Any, limit: int) -> bool:
@@ -151,13 +171,46 @@ def text(value: str, what: str) -> str:
     return value if type(value) is str else str.__str__(value)
 
 
+def name(value: str, what: str) -> str:
+    """`text`, if it is not empty."""
+    if not (value := text(value, what)):
+        raise InvalidValue(f"{what} is empty", hint="Give it a name")
+    return value
+
+
+def pairs(items: Iterable[tuple[A, B]], what: str) -> list[tuple[A, B]]:
+    """Pairs to go through; `InvalidValue` for anything else."""
+    given = list(listed(items, what))
+    for item in given:
+        if not isinstance(item, tuple) or len(item) != 2:
+            raise InvalidValue(f"{what} has {item!r} in it", hint="Give pairs")
+    return given
+
+
+def reason(error: str | BaseException) -> str:
+    """An error's text; an exception's is made storable whatever it holds or raises, for failing must not fail."""
+    if not isinstance(error, BaseException):
+        return text(error, "error")
+    said = type(error).__name__
+    with suppress(Exception):
+        said = f"{said}: {error}"
+    return said.encode(errors="backslashreplace").decode().replace("\0", "\\0")
+
+
+def listed(items: Iterable[T], what: str) -> Iterable[T]:
+    """`items`, unless they are one text, each of whose characters would be taken for an item, or nothing to go through at all."""
+    if isinstance(items, str) or not isinstance(items, Iterable):
+        raise InvalidValue(f"{what} is {items!r}", hint="Give a list")
+    return items
+
+
 def integer(value: int, what: str, low: int = -(2**63), high: int = 2**63 - 1) -> int:
     """`value`, if it is a whole number from `low` to `high`; `InvalidValue` otherwise."""
     if type(value) is int and low <= value <= high:
         return value
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise InvalidValue(f"{what} is {value!r}", hint=f"Give a whole number from {low} to {high}")
-    return value
+    return int.__int__(value)
 
 
 def real(value: float, what: str) -> float:

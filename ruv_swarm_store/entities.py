@@ -69,7 +69,14 @@ class BuildState(StrEnum):
     RETIRED = "retired"
 
 
-class Agent(Struct, frozen=True, gc=False):
+class Row(Struct, frozen=True, gc=False):
+    """A stored row: equal where all of it is, and hashed by its first field, for the rest may hold lists and dicts."""
+
+    def __hash__(self) -> int:
+        return hash(getattr(self, self.__struct_fields__[0]))
+
+
+class Agent(Row, frozen=True, gc=False):
     """A worker known to the swarm."""
 
     id: str
@@ -84,7 +91,7 @@ class Agent(Struct, frozen=True, gc=False):
     version: int = 1
 
 
-class Task(Struct, frozen=True, gc=False):
+class Task(Row, frozen=True, gc=False):
     """A unit of work. `fence` grows with every claim: it tells a lease from any later one on the same task.
 
     `awaited` is 1 once another task depends on it, `unmet` counts the tasks a blocked one still waits for, and `schedule` names
@@ -166,7 +173,7 @@ class TaskFailure(Struct, frozen=True, gc=False):
     failed_at: int
 
 
-class Schedule(Struct, frozen=True, gc=False):
+class Schedule(Row, frozen=True, gc=False):
     """A recurring task: what is enqueued, and when. `next_run_at` is None while it is paused, or when it is over."""
 
     name: str
@@ -192,7 +199,7 @@ class Pause(Struct, frozen=True, gc=False):
     paused_by: str | None = None
 
 
-class Message(Struct, frozen=True, gc=False):
+class Message(Row, frozen=True, gc=False):
     """Something one agent told another, a group, or everyone."""
 
     id: str
@@ -223,7 +230,7 @@ class Delivery(Struct, frozen=True, gc=False):
     acknowledged_at: int | None = None
 
 
-class Metric(Struct, frozen=True, gc=False):
+class Metric(Row, frozen=True, gc=False):
     """One measured value."""
 
     metric_name: str
@@ -235,6 +242,9 @@ class Metric(Struct, frozen=True, gc=False):
     tags: Any = {}
     version: int = 1
     id: int = 0
+
+    def __hash__(self) -> int:
+        return hash((self.id, self.timestamp))  # many share a name
 
 
 class Watermark(Struct, frozen=True, gc=False):
@@ -248,7 +258,7 @@ class Watermark(Struct, frozen=True, gc=False):
     """What lies before this instant may have been pruned."""
 
 
-class ConfigEntry(Struct, frozen=True, gc=False):
+class ConfigEntry(Row, frozen=True, gc=False):
     """One configuration value, and who set it when."""
 
     key: str
@@ -259,7 +269,7 @@ class ConfigEntry(Struct, frozen=True, gc=False):
     version: int = 1
 
 
-class Group(Struct, frozen=True, gc=False):
+class Group(Row, frozen=True, gc=False):
     """A named set of agents."""
 
     id: str
@@ -280,7 +290,7 @@ class Member(Struct, frozen=True, gc=False):
     joined_position: int = 0
 
 
-class Event(Struct, frozen=True, gc=False):
+class Event(Row, frozen=True, gc=False):
     """A fact that happened to an aggregate: the `sequence_number`-th of its stream, from 1.
 
     `correlation_id` names what the event belongs to, `causation_id` what it came from; `schema_version` is the form of its data.
@@ -325,7 +335,7 @@ class Seal(Struct, frozen=True, gc=False):
     sealed_at: int
 
 
-class Snapshot(Struct, frozen=True, gc=False):
+class Snapshot(Row, frozen=True, gc=False):
     """What a stream added up to at one of its events, so that a fold can go on from there."""
 
     aggregate_id: str

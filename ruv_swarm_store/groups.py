@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Text, delete, select
+from sqlalchemy import Text, delete, func, select
 
 from ruv_swarm_store import codec, inboxes, schema
 from ruv_swarm_store.clock import new_id
@@ -32,7 +32,7 @@ _JOIN = upsert(
         "joined_position": inboxes.NEWEST,
     },
     on=["group_id", "agent_id"],
-    update={"role": parameter("role_")},
+    update={"role": func.coalesce(parameter("role_", Text), _m.role)},
     returning=MEMBERS.columns,
 )
 _LEAVE = delete(schema.agent_group_members).where(_m.group_id == _group, _m.agent_id == _agent)
@@ -53,7 +53,7 @@ class Groups(Repository[Group]):
 
     def create(self, name: str, *, type: str = "", configuration: dict[str, Any] | None = None, id: str | None = None) -> Group:
         """Adds a group. Raises `Conflict` when the name is taken."""
-        sealed = GROUPS.seal(Group(id or "", name, type, 0, configuration or {}))
+        sealed = GROUPS.seal(Group("" if id is None else codec.name(id, "group id"), name, type, 0, configuration or {}))
         row = GROUPS.dump(sealed)
 
         def add(run: Executor) -> None:
@@ -70,7 +70,8 @@ class Groups(Repository[Group]):
     def join(self, group: Group | str, agent: Agent | str, *, role: str | None = None) -> Member:
         """Makes an agent a member, or gives a member another role. Raises `NotFound` for an unknown group or agent.
 
-        From now on it receives what is published to the group.
+        From now on it receives what is published to the group. Without a `role` a member keeps the one it has: to have none again
+        it leaves, and joins.
         """
         params = {"group": GROUPS.identity(group), "agent": _agent_id(agent), "role_": None if role is None else codec.text(role, "role")}
         try:
@@ -95,7 +96,7 @@ class Groups(Repository[Group]):
     @repeatable
     def delete_many(self, ids: Iterable[Group | str | int]) -> int:
         """Removes groups, all or none; see `delete`."""
-        keys = sorted({codec.text(GROUPS.identity(id), "group id") for id in ids})
+        keys = sorted({GROUPS.identity(id) for id in codec.listed(ids, "ids")})
         with self._scope.transaction() as run:
             for key in keys:
                 inboxes.keep(run, key)
@@ -103,14 +104,16 @@ class Groups(Repository[Group]):
 
     def members(self, group: Group | str) -> list[Member]:
         """Who is in a group, in order of joining."""
+        key = GROUPS.identity(group)
         with self._scope.read() as run:
-            return MEMBERS.load_all(run.all(_MEMBERS, {"group": GROUPS.identity(group)}))
+            return MEMBERS.load_all(run.all(_MEMBERS, {"group": key}))
 
     def groups_of(self, agent: Agent | str) -> list[Group]:
         """The groups an agent is in, by name."""
+        who = _agent_id(agent)
         with self._scope.read() as run:
-            return GROUPS.load_all(run.all(_GROUPS_OF, {"agent": _agent_id(agent)}))
+            return GROUPS.load_all(run.all(_GROUPS_OF, {"agent": who}))
 
 
 def _agent_id(agent: Agent | str) -> str:
-    return agent.id if isinstance(agent, Agent) else agent
+    return agent.id if isinstance(agent, Agent) else codec.text(agent, "agent id")

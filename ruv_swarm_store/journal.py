@@ -86,6 +86,9 @@ class Journal:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
+    def __repr__(self) -> str:
+        return f"<Journal of {self._engine!r}>"
+
     def status(self) -> Journaling | None:
         """Since when it is being written; None when it is not, or not all of it since one of its triggers is gone, off or another."""
         with self._engine.read() as run:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Executable, Text, and_, delete, func, literal_column, null, or_, select, union_all, update
+from sqlalchemy import ColumnElement, Executable, Select, Text, and_, delete, func, literal_column, null, or_, select, union_all, update
 
 from ruv_swarm_store import codec, inboxes, schema
 from ruv_swarm_store.clock import Moment, duration, milliseconds, new_id
@@ -25,7 +25,6 @@ from ruv_swarm_store.engines import (
     number_items,
     parameter,
     text_items,
-    upsert,
     upsert_from,
 )
 from ruv_swarm_store.entities import Agent, Audience, Delivery, Group, Message
@@ -60,8 +59,7 @@ _ADD = insert_into(
     *(_c.id, _c.topic, _c.content, _c.timestamp, _c.audience, _c.from_agent, _c.to_agent, _c.to_group, _c.correlation_id, _c.expires_at),
     version=1,
 )
-_POSITION = select(_c.position).where(_c.id == parameter("id"))
-_POSITIONS = select(_c.position).where(_c.id.in_(text_items("ids")))
+_RECIPIENT = select(_c.to_agent).where(_c.id == parameter("id"))
 _THESE = select(*MESSAGES.columns).where(_c.position.in_(number_items("positions"))).order_by(_c.position)
 _ANSWER = (
     select(*MESSAGES.columns)
@@ -75,42 +73,39 @@ _ANSWER = (
     .limit(1)
 )
 
-_ACKNOWLEDGE = upsert(
-    schema.message_deliveries,
-    {
-        "agent_id": _agent,
-        "message_position": parameter("at"),
-        "delivered_at": _now,
-        "deliveries": literal_column("1"),
-        "visible_at": _now,
-        "acknowledged_at": _now,
-    },
-    on=["agent_id", "message_position"],
-    update={"acknowledged_at": func.coalesce(_d.acknowledged_at, _now)},
-    returning=[_d.acknowledged_at],
+# By its id: in another store, or since a backup was restored, another message may have the position.
+_ACKNOWLEDGED: Sequence[Any] = (_agent, _c.position, _now, literal_column("1"), _now, _now)
+_mine = or_(_c.audience != Audience.DIRECT, _c.to_agent == _agent)
+
+
+def _acknowledge(rows: Select[*tuple[Any, ...]], *returning: ColumnElement[Any]) -> Executable:
+    return upsert_from(
+        schema.message_deliveries,
+        ("agent_id", "message_position", "delivered_at", "deliveries", "visible_at", "acknowledged_at"),
+        rows,
+        on=["agent_id", "message_position"],
+        update={"acknowledged_at": func.coalesce(_d.acknowledged_at, _now)},
+        returning=returning,
+    )
+
+
+_ACKNOWLEDGE = _acknowledge(select(*_ACKNOWLEDGED).where(_c.id == parameter("id"), _mine), _d.acknowledged_at)
+_ACKNOWLEDGE_MANY = _acknowledge(
+    select(*_ACKNOWLEDGED).where(_c.id.in_(text_items("ids")), _mine).order_by(_c.position).with_for_update(read=True, key_share=True)
 )
-_ACKNOWLEDGE_MANY = upsert_from(
-    schema.message_deliveries,
-    ("agent_id", "message_position", "delivered_at", "deliveries", "visible_at", "acknowledged_at"),
-    select(_agent, _c.position, _now, literal_column("1"), _now, _now)
-    .where(_c.position.in_(number_items("positions")))
-    .order_by(_c.position)
-    .with_for_update(read=True, key_share=True),
-    on=["agent_id", "message_position"],
-    update={"acknowledged_at": func.coalesce(_d.acknowledged_at, _now)},
-)
+_at: Any = select(_c.position).where(_c.id == parameter("id")).scalar_subquery()
 _RELEASE = (
     update(schema.message_deliveries)
-    .where(_d.agent_id == _agent, _d.message_position == parameter("at"), _d.acknowledged_at.is_(None))
+    .where(_d.agent_id == _agent, _d.message_position == _at, _d.acknowledged_at.is_(None))
     .values(visible_at=parameter("expires"))
 )
 _REOPEN = (
     update(schema.message_deliveries)
-    .where(_d.agent_id == _agent, _d.message_position == parameter("at"))
+    .where(_d.agent_id == _agent, _d.message_position == _at)
     .values(acknowledged_at=null(), visible_at=_now)
 )
-_DELIVERIES = select(*DELIVERIES.columns).where(_d.message_position == parameter("at")).order_by(_d.delivered_at, _d.agent_id)
-_DELIVERY = select(*DELIVERIES.columns).where(_d.message_position == parameter("at"), _d.agent_id == _agent)
+_DELIVERIES = select(*DELIVERIES.columns).where(_d.message_position == _at).order_by(_d.delivered_at, _d.agent_id)
+_DELIVERY = select(*DELIVERIES.columns).where(_d.message_position == _at, _d.agent_id == _agent)
 
 
 def _ever(topic: ColumnElement[bool] | None = None) -> Executable:
@@ -184,8 +179,7 @@ class Messages(Repository[Message]):
         if ttl is not None and expires_at is not None:
             raise InvalidValue("both ttl and expires_at are given", hint="Give one of them")
         copy, text = codec.seal(content, "messages.content")
-        if not codec.text(topic, "messages.topic"):
-            raise InvalidValue("topic is empty", hint="Give it a name")
+        codec.name(topic, "topic")
         audience = Audience.DIRECT if to is not None else Audience.GROUP if to_group is not None else Audience.BROADCAST
         people = _id(sender, "from_agent"), _id(to, "to_agent"), _id(to_group, "to_group")
         about = None if correlation_id is None else codec.text(correlation_id, "messages.correlation_id")
@@ -203,8 +197,13 @@ class Messages(Repository[Message]):
         except Conflict as error:
             raise NotFound("the sender, the recipient or the group does not exist", hint="Register agents before they write") from error
 
-    def reply(self, message: Message, content: Any = None, *, sender: Agent | str | None = None) -> Message:
-        """Answers the sender of `message`, on its topic, under its correlation id (its own id where it has none)."""
+    def reply(self, message: Message | str, content: Any = None, *, sender: Agent | str | None = None) -> Message:
+        """Answers the sender of `message`, on its topic, under its correlation id (its own id where it has none).
+
+        Raises `NotFound` for the id of a message that is not there, and `InvalidValue` for one without a sender.
+        """
+        if not isinstance(message, Message):
+            message = self.get(_named(message))
         if message.from_agent is None:
             raise InvalidValue(f"message {message.id!r} has no sender to reply to", hint="Publish with sender=…")
         return self.publish(
@@ -361,56 +360,69 @@ class Messages(Repository[Message]):
     def acknowledge(self, message: Message | str, agent: Agent | str) -> None:
         """Says this agent is done with a message; it is not delivered to it again. Harmless when repeated.
 
-        Raises `NotFound` for an unknown message or agent.
+        Raises `NotFound` for an unknown message or agent, and `InvalidValue` for an agent that a direct message was not sent to.
         """
-        who, at = _who(agent), self._at(message)
+        who, id = _who(agent), _named(message)
         try:
-            self._scope.write(lambda run: run.one(_ACKNOWLEDGE, {"agent": who, "at": at, "now": run.now}))
+            if self._scope.write(lambda run: run.one(_ACKNOWLEDGE, {"agent": who, "id": id, "now": run.now})) is None:
+                raise InvalidValue(
+                    f"message {id!r} was sent to {self._recipient(id)!r} alone", hint=f"It is not for {who!r} to acknowledge", id=id
+                )
         except Conflict as error:
-            raise NotFound(f"the agent {who!r} or the message {MESSAGES.identity(message)!r} does not exist", id=who) from error
+            raise NotFound(f"the agent {who!r} or the message {id!r} does not exist", id=who) from error
 
     @repeatable
     def acknowledge_many(self, messages: Iterable[Message | str], agent: Agent | str) -> int:
-        """Says this agent is done with messages, all at once; how many there are. Raises `NotFound` for an unknown agent."""
-        given, who = list(messages), _who(agent)
-        positions = {message.position for message in given if isinstance(message, Message)}
-        named = [codec.text(id, "message id") for id in given if not isinstance(id, Message)]
-        if named:
-            with self._scope.read() as run:
-                positions.update(position for (position,) in run.all(_POSITIONS, {"ids": codec.encode(named)}))
-        if not positions:
+        """Says this agent is done with messages, all at once; how many there are. Raises `NotFound` for an unknown agent.
+
+        Those that are not there, or were sent to another agent alone, are left out.
+        """
+        ids, who = list({_named(message): None for message in codec.listed(messages, "messages")}), _who(agent)
+        if not ids:
             return 0
-        wanted = codec.encode(sorted(positions))
+        wanted = codec.encode(ids)
         try:
-            return self._scope.write(lambda run: run.run(_ACKNOWLEDGE_MANY, {"agent": who, "positions": wanted, "now": run.now}))
+            return self._scope.write(lambda run: run.run(_ACKNOWLEDGE_MANY, {"agent": who, "ids": wanted, "now": run.now}))
         except Conflict as error:
             raise NotFound(f"no agent {who!r}", id=who) from error
 
     def release(self, message: Message | str, agent: Agent | str, *, delay: float = 0.0) -> bool:
         """Gives a received message back: it comes to this agent again after `delay` seconds; whether it will.
 
-        It will not when it was acknowledged, or not received yet.
+        It will not when it was acknowledged, or not received yet. Raises `NotFound` for an unknown message.
         """
-        who, at = _who(agent), self._at(message)
+        who, id = _who(agent), _named(message)
         span = duration(delay, "delay")
-        return self._scope.write(lambda run: run.run(_RELEASE, {"agent": who, "at": at, "expires": run.now + span})) > 0
+        if self._scope.write(lambda run: run.run(_RELEASE, {"agent": who, "id": id, "expires": run.now + span})):
+            return True
+        self._recipient(id)
+        return False
 
     def _reopen(self, message: Message, agent: str) -> None:
         """Takes an acknowledgement back: the message comes to this agent again."""
-        self._scope.write(lambda run: run.run(_REOPEN, {"agent": agent, "at": message.position, "now": run.now}))
+        self._scope.write(lambda run: run.run(_REOPEN, {"agent": agent, "id": message.id, "now": run.now}))
 
     def deliveries(self, message: Message | str) -> list[Delivery]:
-        """How a message stands with each agent it has been delivered to, in order of the last delivery."""
-        at = self._at(message)
+        """How a message stands with each agent it has been delivered to, in order of the last delivery. Raises `NotFound`."""
+        id = _named(message)
         with self._scope.read() as run:
-            return DELIVERIES.load_all(run.all(_DELIVERIES, {"at": at}))
+            rows = run.all(_DELIVERIES, {"id": id})
+        if not rows:
+            self._recipient(id)
+        return DELIVERIES.load_all(rows)
 
     def delivery(self, message: Message | str, agent: Agent | str) -> Delivery | None:
-        """How a message stands with one agent: how often it was delivered, when it comes again; None when it never was."""
-        who, at = _who(agent), self._at(message)
+        """How a message stands with one agent: how often it was delivered, when it comes again; None when it never was.
+
+        Raises `NotFound` for an unknown message.
+        """
+        who, id = _who(agent), _named(message)
         with self._scope.read() as run:
-            row = run.one(_DELIVERY, {"at": at, "agent": who})
-        return None if row is None else DELIVERIES.load(row)
+            row = run.one(_DELIVERY, {"id": id, "agent": who})
+        if row is None:
+            self._recipient(id)
+            return None
+        return DELIVERIES.load(row)
 
     def unread(self, agent: Agent | str, topic: str | None = None) -> int:
         """How many messages this agent has not acknowledged, delivered to it or not; on a topic, or those a pattern stands for."""
@@ -474,15 +486,14 @@ class Messages(Repository[Message]):
         self._scope.write(inboxes.forget_stale_cursors)
         return removed
 
-    def _at(self, message: Message | str) -> int:
-        """The position of a message."""
-        if isinstance(message, Message):
-            return message.position
+    def _recipient(self, id: str) -> str | None:
+        """The one agent that a message was sent to, if it was sent to one. Raises `NotFound` where there is no such message."""
         with self._scope.read() as run:
-            row = run.one(_POSITION, {"id": codec.text(message, "message id")})
+            row = run.one(_RECIPIENT, {"id": id})
         if row is None:
-            raise self._missing(message)
-        return int(row[0])
+            raise self._missing(id)
+        found: str | None = row[0]
+        return found
 
 
 def _batch(statement: Executable, span: int, run: Executor) -> int:
@@ -493,6 +504,10 @@ def _batch(statement: Executable, span: int, run: Executor) -> int:
 def _pause(deadline: float | None) -> float:
     """How many seconds to wait before looking again."""
     return LONGEST_PAUSE if deadline is None else min(LONGEST_PAUSE, deadline - time.monotonic())
+
+
+def _named(message: Message | str) -> str:
+    return message.id if isinstance(message, Message) else codec.text(message, "message id")
 
 
 def _who(agent: Agent | str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from operator import attrgetter
 from string import ascii_letters
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, TypeVarTuple, cast
@@ -32,8 +33,10 @@ class Mapping(Generic[E]):
     """
 
     __slots__ = (
+        "_check_key",
         "_checks",
         "_encoders",
+        "_kind",
         "_loaders",
         "_make",
         "_number",
@@ -60,6 +63,7 @@ class Mapping(Generic[E]):
     ) -> None:
         self.table: Table[Any] = table
         self._make: Callable[..., E] = entity
+        self._kind: type[Any] = entity if isinstance(entity, type) else msgspec.Struct
         columns: list[Column[Any]] = list(cast("Table[Any]", table).c)
         self.key = next(column for column in columns if column.name == key)
         self.fields: Sequence[str] = [column.name for column in columns]
@@ -87,6 +91,7 @@ class Mapping(Generic[E]):
                 self._encoders.append((index, attrgetter("value")))
             nullable = bool(column.nullable) or isinstance(column.type, schema.Json)
             self._checks.append((column.name, nullable, _check_for(column)))
+        self._check_key = _check_for(self.key)
         self.load = self._written_out()
 
     def _written_out(self) -> Callable[[Sequence[Any]], E]:
@@ -158,8 +163,11 @@ def load(row):
         )
 
     def identity(self, entity: E | str | int) -> Any:
-        """The key of an entity, or the key itself if that is what was given."""
-        return getattr(entity, self.key.name) if isinstance(entity, msgspec.Struct) else entity
+        """The key of an entity, or the key itself if that is what was given. Raises `InvalidValue` for what can be neither."""
+        key = getattr(entity, self.key.name) if isinstance(entity, self._kind) else entity
+        if isinstance(key, msgspec.Struct):
+            raise InvalidValue(f"a {type(key).__name__} is no row of {self.table.name}", hint=f"Give a {self._kind.__name__}, or its key")
+        return self._check_key(key, f"{self.table.name}.{self.key.name}")
 
     def __repr__(self) -> str:
         return f"Mapping({self.table.name})"
@@ -193,6 +201,10 @@ def _check_for(column: Column[Any]) -> Callable[[Any, str], Any]:
 
         return choose
     if isinstance(kind, schema.Int64):
+        for constraint in column.table.constraints:  # the database checks the same, and tells less of it
+            name, low, high = constraint.info.get("range", (None, 0, 0))
+            if name == column.name:
+                return partial(codec.integer, low=low, high=high)
         return codec.integer
     return codec.real if isinstance(kind, schema.Real) else codec.text
 

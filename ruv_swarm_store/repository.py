@@ -117,7 +117,7 @@ class Repository(Generic[E]):
 
     mapping: Mapping[Any]
     managed: ClassVar[Sequence[str]] = ()
-    """Columns that only the noun's own verbs change; the plain verbs neither write nor accept a changed one."""
+    """Columns that only the noun's own verbs change: `update` refuses a changed one, `replace` and `upsert` leave what is stored."""
     there: ClassVar[ColumnElement[bool]] = _EVERY_ROW
     """Which of the table's rows exist as far as anybody can tell; it may use the parameter `now`."""
     statements: ClassVar[Statements]
@@ -157,7 +157,7 @@ class Repository(Generic[E]):
         return entity
 
     def _find(self, id: Any) -> Sequence[Any] | None:
-        key = id if type(id) is str else self.mapping.identity(id)
+        key = id if type(id) is str and id.isascii() and "\0" not in id else self.mapping.identity(id)
         statements = self.statements
         with self._scope.read() as run:
             params = {"key": key, "now": run.now} if statements.timed else {"key": key}
@@ -172,8 +172,9 @@ class Repository(Generic[E]):
 
     def find_many(self, ids: Iterable[E | str | int]) -> list[E]:
         """The rows with those keys, in no particular order; absent ones are left out."""
+        keys = self._keys(ids)
         with self._scope.read() as run:
-            rows = run.all(self.statements.find_many, {"keys": self._keys(ids), "now": run.now})
+            rows = run.all(self.statements.find_many, {"keys": keys, "now": run.now})
         return self.mapping.load_all(rows)
 
     def find_all(self, *, on_corrupt: OnCorrupt = "raise") -> list[E]:
@@ -190,8 +191,9 @@ class Repository(Generic[E]):
 
     def exists(self, id: Any) -> bool:
         """Whether there is a row with that key."""
+        key = self.mapping.identity(id)
         with self._scope.read() as run:
-            return run.one(self.statements.find, {"key": self.mapping.identity(id), "now": run.now}) is not None
+            return run.one(self.statements.find, {"key": key, "now": run.now}) is not None
 
     def pages(self, size: int = 100) -> Iterator[list[E]]:
         """Every row, in lists of up to `size`; see `Query.pages`."""
@@ -264,7 +266,10 @@ class Repository(Generic[E]):
         return self._accept(entity, row)
 
     def replace(self, entity: E) -> E:
-        """Stores a copy over a row whatever its version: the last write wins. Raises `NotFound` when it is gone."""
+        """Stores a copy over a row whatever its version: the last write wins. Raises `NotFound` when it is gone.
+
+        What only this noun's own verbs may change stays as it is stored.
+        """
         sealed: Any = self.mapping.seal(entity)
         key = self.mapping.identity(sealed)
         params = {"key": key, **self._params(sealed)}
@@ -276,7 +281,7 @@ class Repository(Generic[E]):
 
     @repeatable
     def upsert(self, entity: E) -> E:
-        """Adds a row, or stores the copy over the one with the same key whatever its version."""
+        """Adds a row, or stores the copy over the one with the same key whatever its version; see `replace`."""
         sealed = self.mapping.seal(entity)
         params = self._params(sealed)
         with self._scope.transaction() as run:
@@ -305,7 +310,7 @@ class Repository(Generic[E]):
 
     def _keys(self, ids: Iterable[E | str | int]) -> str:
         """Keys as `text_items` and `number_items` take them."""
-        return codec.seal([self.mapping.identity(id) for id in ids], "ids")[1]
+        return codec.encode([self.mapping.identity(id) for id in codec.listed(ids, "ids")])
 
     def _params(self, entity: E) -> dict[str, Any]:
         return {f"_{name}": value for name, value in zip(self.mapping.given, self.mapping.dump(entity), strict=True)}

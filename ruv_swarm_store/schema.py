@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from datetime import date, time, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import (
     JSON,
@@ -36,8 +37,9 @@ from sqlalchemy import (
     not_,
 )
 from sqlalchemy.sql import operators
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from ruv_swarm_store.clock import milliseconds
 from ruv_swarm_store.entities import AgentStatus, Audience, BuildState, ConsumerKind, DependencyPolicy, TaskStatus
 from ruv_swarm_store.errors import InvalidValue
 
@@ -56,7 +58,29 @@ metadata = MetaData(
 
 
 class Int64(BigInteger):
-    """A 64-bit integer in every engine."""
+    """A 64-bit integer in every engine; an aware datetime is bound as the milliseconds that would stand for it.
+
+    SQLite would bind a datetime as text, and to it every number is less than every text.
+    """
+
+    def bind_processor(self, dialect: Any) -> Any:
+        return _whole_number
+
+    def coerce_compared_value(self, op: operators.OperatorType | None, value: Any) -> TypeEngine[Any]:
+        if isinstance(value, str) and op in _COMPARISONS:
+            raise InvalidValue(f"a number is compared with {value!r}", hint="Give a whole number; for a time, an aware datetime will do")
+        return self if isinstance(value, _TEMPORAL) else super().coerce_compared_value(op, value)
+
+
+_TEMPORAL = (date, time, timedelta)
+_COMPARISONS = frozenset(
+    {operators.eq, operators.ne, operators.lt, operators.le, operators.gt, operators.ge}
+    | {operators.between_op, operators.in_op, operators.not_in_op}
+)
+
+
+def _whole_number(value: Any) -> Any:
+    return milliseconds(cast("Any", value)) if isinstance(value, _TEMPORAL) else value
 
 
 class Real(Double[float]):
@@ -97,10 +121,14 @@ class Choice(TypeDecorator[Any]):
 
     class Comparator(TypeDecorator.Comparator[Any]):
         def operate(self, op: operators.OperatorType, *other: Any, **kwargs: Any) -> ColumnElement[Any]:
+            kind = cast("Choice", self.type)
             if other and op in (operator.eq, operator.ne) and isinstance(other[0], str):
+                kind.process_bind_param(other[0], None)  # rendered as a literal, it would be refused in words about that
                 other = (bindparam(None, other[0], type_=self.type, unique=True, literal_execute=True),)
             elif other and op in (operators.in_op, operators.not_in_op) and isinstance(other[0], (list, tuple, set, frozenset)):
                 values = sorted(other[0])
+                for value in values:
+                    kind.process_bind_param(value, None)
                 other = (bindparam(None, values, type_=self.type, unique=True, literal_execute=True, expanding=True),)
             return super().operate(op, *other, **kwargs)
 
@@ -112,7 +140,11 @@ def _one_of(column: str, members: type[StrEnum]) -> CheckConstraint:
 
 
 def _at_least(column: str, low: int) -> CheckConstraint:
-    return CheckConstraint(f"{column} >= {low}", name=column)
+    return CheckConstraint(f"{column} >= {low}", name=column, info={"range": (column, low, 2**63 - 1)})
+
+
+def _between(column: str, low: int, high: int) -> CheckConstraint:
+    return CheckConstraint(f"{column} BETWEEN {low} AND {high}", name=column, info={"range": (column, low, high)})
 
 
 def _partial(name: str, *columns: Column[Any] | ColumnElement[Any], where: ColumnElement[bool], unique: bool = False) -> Index:
@@ -190,7 +222,7 @@ tasks = Table(
     UniqueConstraint("id"),
     _one_of("status", TaskStatus),
     _one_of("on_dependency_failure", DependencyPolicy),
-    CheckConstraint("priority BETWEEN 0 AND 100", name="priority"),
+    _between("priority", 0, 100),
     CheckConstraint("parent_task_id <> id", name="parent"),
     CheckConstraint("(status IN ('assigned', 'running')) = (lease_expires_at IS NOT NULL)", name="lease"),
     CheckConstraint("(status IN ('completed', 'failed', 'cancelled')) = (completed_at IS NOT NULL)", name="completed_at"),
@@ -274,7 +306,7 @@ task_schedules = Table(
     "task_schedules",
     metadata,
     ScheduleColumns,
-    CheckConstraint("priority BETWEEN 0 AND 100", name="priority"),
+    _between("priority", 0, 100),
     _at_least("max_retries", 0),
     _at_least("version", 1),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import threading
@@ -134,6 +135,8 @@ class UnitOfWork(Repositories):
 
     def after_commit(self, hook: Callable[[], object]) -> None:
         """Calls `hook` once everything has been committed; never if this part is rolled back. Its errors are logged."""
+        if not callable(hook) or inspect.iscoroutinefunction(hook):
+            raise InvalidValue(f"{hook!r} is no function to call", hint="Give one without arguments that has done its work when it returns")
         self._within.current().after_commit(hook)
 
     def __repr__(self) -> str:

@@ -28,6 +28,7 @@ from functools import partial
 from types import FrameType
 from typing import Any, TypeVar
 
+from ruv_swarm_store import codec
 from ruv_swarm_store.clock import duration, new_id, system_clock
 from ruv_swarm_store.entities import Agent, AgentStatus, Task, TaskStatus
 from ruv_swarm_store.errors import Conflict, CorruptRow, InvalidTransition, InvalidValue, LeaseLost, NotFound, StoreError, Unsupported
@@ -187,6 +188,9 @@ class Worker:
         self._jobs: queue.SimpleQueue[Attempt | None] = queue.SimpleQueue()
         self._ended = threading.Event()
         self._shown = AgentStatus.IDLE
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.name!r} of {self._store.address}>"
 
     def run(self, *, signals: bool = False) -> bool:
         """Works until `stop`; whether everything begun was ended. Call it once.
@@ -471,7 +475,7 @@ def _named(task: Task) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    return " ".join(codec.reason(error).split())
 
 
 @contextmanager

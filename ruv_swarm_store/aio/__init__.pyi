@@ -172,9 +172,12 @@ class AsyncRepository(Generic[E]):
     async def update_many(self, entities: Iterable[E]) -> list[E]:
         """Stores changed copies of rows, all or none."""
     async def replace(self, entity: E) -> E:
-        """Stores a copy over a row whatever its version: the last write wins. Raises `NotFound` when it is gone."""
+        """Stores a copy over a row whatever its version: the last write wins. Raises `NotFound` when it is gone.
+
+        What only this noun's own verbs may change stays as it is stored.
+        """
     async def upsert(self, entity: E) -> E:
-        """Adds a row, or stores the copy over the one with the same key whatever its version."""
+        """Adds a row, or stores the copy over the one with the same key whatever its version; see `replace`."""
     async def delete(self, id: E | str | int) -> bool:
         """Removes a row; whether there was one. Raises `Conflict` when others still refer to it."""
     async def delete_many(self, ids: Iterable[E | str | int]) -> int:
@@ -276,7 +279,7 @@ class AsyncTasks(AsyncRepository[Task]):
         """Claims, and while nothing is ready blocks until something is; None after `timeout` seconds.
 
         Woken by commits of this and other processes and by tasks coming due. Whoever waits also returns expired leases to
-        the queue, as `rescue` does. Raises `StoreError` inside a transaction, and `Unsupported` where nothing can block.
+        the queue, as `rescue` does. Raises `Unsupported` inside a transaction, and where nothing can block.
 
         `wait`, while the event loop goes on. Cancelled, it has claimed nothing.
         """
@@ -418,8 +421,11 @@ class AsyncMessages(AsyncRepository[Message]):
         `ttl` is seconds from now, `expires_at` an instant; an expired message is no longer delivered. What is sent to an agent
         that is terminated lies there until it is registered again. Raises `NotFound` for an unknown sender, recipient or group.
         """
-    async def reply(self, message: Message, content: Any = None, *, sender: Agent | str | None = None) -> Message:
-        """Answers the sender of `message`, on its topic, under its correlation id (its own id where it has none)."""
+    async def reply(self, message: Message | str, content: Any = None, *, sender: Agent | str | None = None) -> Message:
+        """Answers the sender of `message`, on its topic, under its correlation id (its own id where it has none).
+
+        Raises `NotFound` for the id of a message that is not there, and `InvalidValue` for one without a sender.
+        """
     async def request(
         self,
         topic: str,
@@ -459,19 +465,25 @@ class AsyncMessages(AsyncRepository[Message]):
     async def acknowledge(self, message: Message | str, agent: Agent | str) -> None:
         """Says this agent is done with a message; it is not delivered to it again. Harmless when repeated.
 
-        Raises `NotFound` for an unknown message or agent.
+        Raises `NotFound` for an unknown message or agent, and `InvalidValue` for an agent that a direct message was not sent to.
         """
     async def acknowledge_many(self, messages: Iterable[Message | str], agent: Agent | str) -> int:
-        """Says this agent is done with messages, all at once; how many there are. Raises `NotFound` for an unknown agent."""
+        """Says this agent is done with messages, all at once; how many there are. Raises `NotFound` for an unknown agent.
+
+        Those that are not there, or were sent to another agent alone, are left out.
+        """
     async def release(self, message: Message | str, agent: Agent | str, *, delay: float = 0.0) -> bool:
         """Gives a received message back: it comes to this agent again after `delay` seconds; whether it will.
 
-        It will not when it was acknowledged, or not received yet.
+        It will not when it was acknowledged, or not received yet. Raises `NotFound` for an unknown message.
         """
     async def deliveries(self, message: Message | str) -> list[Delivery]:
-        """How a message stands with each agent it has been delivered to, in order of the last delivery."""
+        """How a message stands with each agent it has been delivered to, in order of the last delivery. Raises `NotFound`."""
     async def delivery(self, message: Message | str, agent: Agent | str) -> Delivery | None:
-        """How a message stands with one agent: how often it was delivered, when it comes again; None when it never was."""
+        """How a message stands with one agent: how often it was delivered, when it comes again; None when it never was.
+
+        Raises `NotFound` for an unknown message.
+        """
     async def unread(self, agent: Agent | str, topic: str | None = None) -> int:
         """How many messages this agent has not acknowledged, delivered to it or not; on a topic, or those a pattern stands for."""
     async def unread_by_topic(self, agent: Agent | str, topic: str | None = None) -> dict[str, int]:
@@ -589,7 +601,8 @@ class AsyncGroups(AsyncRepository[Group]):
     async def join(self, group: Group | str, agent: Agent | str, *, role: str | None = None) -> Member:
         """Makes an agent a member, or gives a member another role. Raises `NotFound` for an unknown group or agent.
 
-        From now on it receives what is published to the group.
+        From now on it receives what is published to the group. Without a `role` a member keeps the one it has: to have none again
+        it leaves, and joins.
         """
     async def leave(self, group: Group | str, agent: Agent | str) -> bool:
         """Ends a membership; whether there was one. What was published to the group until now still reaches the agent."""
@@ -872,7 +885,7 @@ class AsyncSubscription:
     async def reset(self, position: Start = 0) -> None:
         """Puts it at a position, to handle what follows, again or for the first time; `now` leaves out all there is.
 
-        Waits for who is handling events under this name. Raises `NotFound`.
+        Waits for who is handling events under this name. Raises `NotFound`, and `InvalidValue` for a position that no event has yet.
         """
     async def remove(self) -> bool:
         """Forgets the name and its position; whether it was known. Who follows it gets `NotFound`."""

@@ -24,7 +24,7 @@ from ruv_swarm_store.backup.segments import id_of, last_id
 from ruv_swarm_store.backup.storage import BackupStorage, DirectoryStorage
 from ruv_swarm_store.backup.verification import Verification
 from ruv_swarm_store.clock import Moment, duration, milliseconds, system_clock
-from ruv_swarm_store.codec import integer
+from ruv_swarm_store.codec import integer, text
 from ruv_swarm_store.engines import Engine
 from ruv_swarm_store.errors import CorruptBackup, InvalidValue, NotFound, StoreError, Unsupported
 
@@ -296,7 +296,4 @@ def _damage(contents: Contents, point: Point | None) -> StoreError | None:
 
 
 def _id(backup: str | Backup) -> str:
-    id = backup.id if isinstance(backup, Backup) else backup
-    if not isinstance(id, str):
-        raise InvalidValue(f"{id!r} is no backup", hint="Give one that list() returns, or its id")
-    return id
+    return backup.id if isinstance(backup, Backup) else text(backup, "backup id")

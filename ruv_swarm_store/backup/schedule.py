@@ -37,6 +37,9 @@ class Schedule:
         self.failure: StoreError | None = None
         """Why the last attempt failed; None when it did not. It tries again after a tenth of the interval."""
 
+    def __repr__(self) -> str:
+        return f"<Schedule of {self._backups!r}, every {self._every / 1000:g} s>"
+
     def run_due(self) -> bool:
         """Makes the backup that is due, if one is, and prunes; whether it made one. Raises what goes wrong."""
         if self.due_in() > 0:

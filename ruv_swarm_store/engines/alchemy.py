@@ -34,6 +34,11 @@ class Lent:
         pass
 
 
+def ended() -> StoreError:
+    """What to raise from a statement on that has ended the transaction it was part of: what followed would be committed piecemeal."""
+    return StoreError("a statement ended the transaction that it was part of", hint="Leave COMMIT and ROLLBACK to the with block")
+
+
 def execute(
     connection: Connection,
     statement: Executable,

@@ -84,6 +84,9 @@ class Engine(Scope, ABC):
     caches: Caches
     """The caches over this database."""
 
+    def __repr__(self) -> str:
+        return self.name
+
     @abstractmethod
     def tables(self) -> frozenset[str]:
         """The names of the tables that exist, and of the views, which are in their way; not of those the database made for itself."""

@@ -6,6 +6,8 @@ from collections.abc import Generator
 from types import TracebackType
 from typing import Generic, TypeVar
 
+from ruv_swarm_store.errors import Closed
+
 T = TypeVar("T")
 
 
@@ -16,12 +18,16 @@ class Lent(Generic[T]):
     block and `__exit__`.
     """
 
-    __slots__ = ("_steps",)
+    __slots__ = ("_entered", "_steps")
 
     def __init__(self, steps: Generator[T]) -> None:
         self._steps = steps
+        self._entered = False
 
     def __enter__(self) -> T:
+        if self._entered:  # the next step would end what has begun
+            raise Closed("this transaction has begun before", hint="Call store.transaction() again")
+        self._entered = True
         return next(self._steps)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:

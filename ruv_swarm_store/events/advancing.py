@@ -30,7 +30,7 @@ Guard = Callable[[Executor], object]
 
 
 class Unawaited(InvalidValue):
-    """A handler gave something to await."""
+    """A handler gave something to await, or to go through."""
 
 
 def call(handler: Handler, work: UnitOfWork, event: Event) -> None:
@@ -40,6 +40,8 @@ def call(handler: Handler, work: UnitOfWork, event: Event) -> None:
         if inspect.iscoroutine(promise):
             promise.close()
         raise Unawaited("the handler gave something to await", hint="Give a function that has done its work when it returns")
+    if inspect.isgenerator(promise) or inspect.isasyncgen(promise):
+        raise Unawaited("the handler is a generator, of which nothing has run", hint="Give a function that has no yield in it")
 
 
 class Superseded(Exception):

@@ -62,6 +62,7 @@ _ADD = upsert(
     },
     on=["name"],
 )
+_NEWEST = select(_head)
 _AHEAD = select(_c.position, _head).where(_mine)
 _MOVE = (
     update(schema.event_consumers)
@@ -142,9 +143,10 @@ class Cursor:
 
     def establish(self, start: Start) -> None:
         """Makes the row where there is none. Raises `Conflict` for a consumer of another kind."""
-        position = None if start == "now" else codec.integer(start, "start", 0)
+        if start != "now":
+            codec.integer(start, "start", 0)
         if (consumer := self._find()) is None:
-            params = {"consumer": self.name, "kind": self.kind.value, "position": position}
+            params = {"consumer": self.name, "kind": self.kind.value, "position": self.checked(start)}
             self._scope.write(lambda run: run.run(_ADD, {**params, "now": run.now, "version": max(run.now, 1)}))
             consumer = self._find()
         if consumer is not None and consumer.kind is not self.kind:
@@ -179,12 +181,22 @@ class Cursor:
 
     def fail(self, after: int, error: BaseException) -> None:
         """Notes a failure at what follows a position."""
-        params = {"consumer": self.name, "after": after, "error": reason(error)}
+        params = {"consumer": self.name, "after": after, "error": codec.reason(error)}
         self._scope.write(lambda run: run.run(_FAILED, {**params, "now": run.now}))
 
-    def reset(self, run: Executor, position: Start) -> None:
-        """Puts the row at a position, whatever it was at. Raises `NotFound`."""
-        at = None if position == "now" else codec.integer(position, "position", 0)
+    def checked(self, start: Start) -> int | None:
+        """A position to begin after, None for the newest event's. Raises `InvalidValue` beyond that: events to come would be skipped."""
+        if start == "now":
+            return None
+        if codec.integer(start, "position", 0):
+            with self._scope.read() as run:
+                newest = int((run.one(_NEWEST) or [0])[0])
+            if start > newest:
+                raise InvalidValue(f"position is {start}, and the newest event's is {newest}", hint="Use 'now' for events to come only")
+        return start
+
+    def reset(self, run: Executor, at: int | None) -> None:
+        """Puts the row at a position that was `checked`, whatever it was at. Raises `NotFound`."""
         if not run.run(_RESET, {"consumer": self.name, "position": at, "now": run.now}):
             raise self.removed()
 
@@ -216,10 +228,3 @@ def checked_types(types: Iterable[str] | None) -> str | None:
     if not wanted:
         raise InvalidValue("types is empty", hint="Leave it out for events of any type")
     return codec.encode(wanted)
-
-
-def reason(error: str | BaseException) -> str:
-    """An error's text; an exception's is made storable whatever it holds, for failing must not fail."""
-    if not isinstance(error, BaseException):
-        return codec.text(error, "error")
-    return f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode().replace("\0", "\\0")

@@ -16,7 +16,7 @@ from ruv_swarm_store.engines import Scope, Steps, block, cooperate, give_way, in
 from ruv_swarm_store.entities import Consumer, Event
 from ruv_swarm_store.errors import InvalidValue, LeaseLost, StoreError
 from ruv_swarm_store.events.advancing import Begin, Handler, Unawaited, call
-from ruv_swarm_store.events.cursors import Cursor, Start, lag, reason, stretch
+from ruv_swarm_store.events.cursors import Cursor, Start, lag, stretch
 from ruv_swarm_store.events.following import LONGEST_PAUSE, Stop, arrival
 from ruv_swarm_store.events.reading import EVENTS, Rows
 from ruv_swarm_store.query import Mapping
@@ -200,8 +200,9 @@ class ConsumerGroup:
     @repeatable
     def reset(self, position: Start = 0) -> None:
         """Begins again after a position; `now` leaves out all there is. All claims are lost, and nothing is parked any more."""
+        at = self._cursor.checked(position)
         with self._scope.transaction() as run:
-            self._cursor.reset(run, position)
+            self._cursor.reset(run, at)
             run.run(_FORGET, {"consumer": self.name})
 
     def remove(self) -> bool:
@@ -279,7 +280,7 @@ class ConsumerGroup:
             try:
                 events.append(self._mapping.load(row))
             except StoreError as error:
-                broken[row[_POSITION]] = reason(error)
+                broken[row[_POSITION]] = codec.reason(error)
                 log.warning("%r gives up the event at %s, which cannot be loaded: %s", self.name, row[_POSITION], error)
         return events, broken
 
@@ -345,7 +346,7 @@ class ConsumerGroup:
 
         Raises `LeaseLost`.
         """
-        key, text, span = self._key(claim), reason(error), duration(delay, "delay")
+        key, text, span = self._key(claim), codec.reason(error), duration(delay, "delay")
         params = {**key, "error": text, "most": self._max_attempts}
         row = self._scope.write(lambda run: run.one(_RETRY, {**params, "now": run.now, "expires": run.now + span}))
         if row is None:
@@ -360,7 +361,7 @@ class ConsumerGroup:
 
     def park(self, claim: Claim, error: str | BaseException) -> None:
         """Gives an event up: it is put aside until `unpark` or `discard`, and holds nobody up. Raises `LeaseLost`."""
-        key, text = self._key(claim), reason(error)
+        key, text = self._key(claim), codec.reason(error)
         if not self._scope.write(lambda run: run.run(_PARK, {**key, "now": run.now, "error": text})):
             raise self._lost(claim)
 

@@ -10,7 +10,7 @@ from sqlalchemy import Text, delete, select, update
 from ruv_swarm_store import codec, schema
 from ruv_swarm_store.engines import Executor, Scope, Steps, block, constant, cooperate, give_way, insert_into, parameter
 from ruv_swarm_store.entities import Build, BuildState, ConsumerKind, Event
-from ruv_swarm_store.errors import Conflict, NotFound
+from ruv_swarm_store.errors import Conflict, InvalidValue, NotFound
 from ruv_swarm_store.events.advancing import Advance, Begin, Superseded, call
 from ruv_swarm_store.events.cursors import CURSOR, Cursor, Stretch, checked_types, lag, stretch
 from ruv_swarm_store.events.following import LONGEST_PAUSE, Stop, arrival
@@ -105,6 +105,8 @@ class Projector:
     """
 
     def __init__(self, scope: Scope, begin: Begin, mapping: Mapping[Event], projection: Projection, types: Iterable[str] | None) -> None:
+        if absent := [part for part in ("name", "version", "apply", "clear") if not hasattr(projection, part)]:
+            raise InvalidValue(f"{projection!r} is no projection: it has no {absent[0]}", hint="Give what `Projection` describes")
         self.projection = projection
         self.name = codec.text(projection.name, "name")
         self.version = codec.integer(projection.version, "version", 1)

@@ -153,7 +153,12 @@ class StreamReading:
         self._statement = _STREAM[backward, type is not None]
         self._typed, self._backward = type is not None, backward
         last = FOREVER if until is None else codec.integer(until, "until", 0)
-        self._params: dict[str, Any] = {"aggregate": aggregate_id, "type": type, "after": codec.integer(after, "after", 0), "last": last}
+        self._params: dict[str, Any] = {
+            "aggregate": codec.text(aggregate_id, "aggregate id"),
+            "type": None if type is None else codec.text(type, "aggregate type"),
+            "after": codec.integer(after, "after", 0),
+            "last": last,
+        }
         if type is None:
             self._params |= {"type": "", "seen": min(last, FOREVER - 1) + 1 if backward else after}
 

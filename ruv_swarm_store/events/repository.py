@@ -81,8 +81,9 @@ class Events(Repository[Event]):
 
     def version(self, aggregate_id: str, *, type: str) -> int:
         """The number of a stream's last event; 0 when it has none."""
+        stream, kind = codec.text(aggregate_id, "aggregate id"), codec.text(type, "aggregate type")
         with self._scope.read() as run:
-            return version_of(run, aggregate_id, type)
+            return version_of(run, stream, kind)
 
     def read(
         self,
@@ -179,6 +180,8 @@ class Events(Repository[Event]):
         With `snapshot` it goes on from the newest usable snapshot, and keeps a new one at the end of the stream when that is far
         enough. A snapshot that is damaged, or of another version, counts as not there.
         """
+        codec.text(aggregate_id, "aggregate id")
+        codec.text(type, "aggregate type")
         state, after = initial, 0
         if snapshot is not None and (found := snapshot.latest(self._scope, aggregate_id, type, FOREVER if until is None else until)):
             state, after = found

@@ -55,9 +55,10 @@ class Subscription:
     def reset(self, position: Start = 0) -> None:
         """Puts it at a position, to handle what follows, again or for the first time; `now` leaves out all there is.
 
-        Waits for who is handling events under this name. Raises `NotFound`.
+        Waits for who is handling events under this name. Raises `NotFound`, and `InvalidValue` for a position that no event has yet.
         """
-        self._scope.write(lambda run: self._cursor.reset(run, position))
+        at = self._cursor.checked(position)
+        self._scope.write(lambda run: self._cursor.reset(run, at))
 
     def remove(self) -> bool:
         """Forgets the name and its position; whether it was known. Who follows it gets `NotFound`."""

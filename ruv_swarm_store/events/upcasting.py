@@ -26,6 +26,9 @@ class Upcasters:
     def __init__(self) -> None:
         self._steps: dict[str, dict[int, Upcaster]] = {}
 
+    def __repr__(self) -> str:
+        return f"<Upcasters {', '.join(f'{kind} to {self.newest(kind)}' for kind in sorted(self._steps)) or 'of nothing'}>"
+
     def register(self, event_type: str, version: int) -> Callable[[Upcaster], Upcaster]:
         """A decorator for the function that brings an event type's data from schema version `version` to the one after it.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import msgspec
@@ -32,7 +33,7 @@ from ruv_swarm_store.errors import CorruptRow, InvalidValue
 from ruv_swarm_store.metrics import sketch
 from ruv_swarm_store.metrics.resolutions import RAW, RESOLUTIONS, Segment, State, cover, floor, state
 from ruv_swarm_store.metrics.sketch import Sketch
-from ruv_swarm_store.metrics.sums import total
+from ruv_swarm_store.metrics.sums import clamped, total
 
 MOST_WAITING = 100_000
 """When more samples than this wait for a rollup, the samples themselves are asked, as long as they are all there."""
@@ -120,6 +121,10 @@ _bucket: Any = parameter("bucket", schema.Int64)
 _agent: Any = parameter("agent", Text)
 _type: Any = parameter("type", Text)
 _unit: Any = parameter("unit", Text)
+_LARGE: Any = literal_column("1e290", schema.Real)
+"""More of these than a table can hold add up to no float."""
+_SCALE: Any = literal_column("5.421010862427522e-20", schema.Real)
+"""2**-64: a power of two keeps every digit."""
 _nobody = literal_column("''", Text)
 
 
@@ -161,12 +166,16 @@ def _samples(request: Request | None) -> Select[*tuple[Any, ...]]:
         # Nearest rank: the smallest value with at least so many % of the values at or below it.
         return func.min(case((ranked.c.rank >= (ranked.c.size * percent + 99) // 100, ranked.c.value)))
 
+    # A sum beyond every float is infinite on one engine and an error on another: what is largest is added up scaled down.
+    large = func.abs(ranked.c.value) > _LARGE
+    rest = func.abs(ranked.c.value) <= _LARGE
     return select(
         ranked.c.start,
         ranked.c.unit,
         ranked.c.group,
         func.count(),
-        func.sum(ranked.c.value),
+        func.sum(case((rest, ranked.c.value))),
+        func.sum(case((large, ranked.c.value * _SCALE))),
         func.min(ranked.c.value),
         func.max(ranked.c.value),
         *(percentile(percent) for percent in PERCENTS),
@@ -298,9 +307,14 @@ def _complete(part: Aggregate, request: Request, gaps: Sequence[tuple[int, int]]
 def _from_samples(run: Executor, request: Request) -> list[Aggregate]:
     statement: Executable = _SAMPLES if _plain(request) else _samples(request)
     return [
-        Aggregate(start, unit, count, sum_, low, high, p50, p95, p99, group=_group(request, group))
-        for start, unit, group, count, sum_, low, high, p50, p95, p99 in _rows(run, statement, request.params, request)
+        Aggregate(start, unit, count, _sum(sum_, scaled), low, high, p50, p95, p99, group=_group(request, group))
+        for start, unit, group, count, sum_, scaled, low, high, p50, p95, p99 in _rows(run, statement, request.params, request)
     ]
+
+
+def _sum(rest: float | None, scaled: float | None) -> float:
+    """What `_samples` has added up in two parts; the largest float of its sign where it is beyond every float."""
+    return rest or 0.0 if scaled is None else clamped(Fraction(rest or 0.0) + Fraction(scaled) * 2**64)
 
 
 def _from_pieces(run: Executor, request: Request, segments: Sequence[Segment], known: State) -> list[Aggregate]:

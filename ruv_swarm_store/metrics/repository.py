@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ruv_swarm_store import codec, schema
@@ -55,7 +55,10 @@ class Metrics(Repository[Metric]):
 
     def record_many(self, samples: Iterable[Sample]) -> list[Metric]:
         """Stores values in order, all or none. Raises `NotFound` for an unknown agent."""
-        rows = [seal(sample) for sample in samples]
+        given = list(codec.listed(samples, "samples"))
+        if others := [sample for sample in given if not isinstance(sample, Sample)]:
+            raise InvalidValue(f"{others[0]!r} is no sample", hint="Give Sample(name, value, …)")
+        rows = [seal(sample) for sample in given]
         if not rows:
             return []
         try:
@@ -181,6 +184,9 @@ class Metrics(Repository[Metric]):
             marks = state(run).watermarks
         return [marks[resolution] for resolution in sorted(marks)]
 
+    def _find(self, id: Any) -> Sequence[Any] | None:
+        return super()._find(METRICS.identity(id))  # the one noun whose key is no text
+
     # What a rollup counts is not changed behind its back.
 
     def _update(self, run: Executor, entity: Metric) -> Metric:
@@ -226,6 +232,8 @@ def _text(value: str | None, what: str) -> str | None:
 
 
 def _tags(tags: dict[str, str | int | float | bool] | None) -> list[tuple[str, str | float | bool]]:
+    if tags is not None and not isinstance(tags, dict):
+        raise InvalidValue(f"tags is {tags!r}", hint="Give a dict")
     checked = []
     for tag, value in (tags or {}).items():
         if not isinstance(value, (str, int, float, bool)):

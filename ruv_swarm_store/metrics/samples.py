@@ -12,6 +12,7 @@ from ruv_swarm_store import codec, schema
 from ruv_swarm_store.clock import Moment, milliseconds
 from ruv_swarm_store.engines import Executor, text_items
 from ruv_swarm_store.entities import Agent, Metric
+from ruv_swarm_store.errors import InvalidValue
 from ruv_swarm_store.query import Mapping
 
 METRICS = Mapping(schema.metrics, Metric)
@@ -44,6 +45,8 @@ def seal(sample: Sample, now: int = UNTIMED) -> Row:
     agent, at, tags = sample.agent, sample.at, sample.tags
     if isinstance(agent, Agent):
         agent = agent.id
+    if tags is not None and not isinstance(tags, dict):
+        raise InvalidValue(f"tags is {tags!r}", hint="Give a dict")
     return (
         codec.text(sample.name, "metric name"),
         codec.real(sample.value, "value"),

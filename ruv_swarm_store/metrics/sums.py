@@ -15,5 +15,9 @@ def total(values: Sequence[float]) -> float:
     try:
         return math.fsum(values)
     except OverflowError:
-        exact = sum(map(Fraction, values))
-        return float(max(min(exact, Fraction(_LARGEST)), Fraction(-_LARGEST)))
+        return clamped(sum(map(Fraction, values), Fraction(0)))
+
+
+def clamped(exact: Fraction) -> float:
+    """The float nearest to a number; the largest of its sign where it is beyond every float."""
+    return float(max(min(exact, Fraction(_LARGEST)), Fraction(-_LARGEST)))

@@ -130,7 +130,7 @@ def check(
         text,
         codec.integer(priority, "priority", 0, 100),
         codec.integer(max_retries, "max_retries", 0),
-        None if id is None else codec.text(id, "task id"),
+        None if id is None else codec.name(id, "task id"),
     )
     if (
         parent is None
@@ -149,12 +149,15 @@ def check(
         raise InvalidValue("depends_on is a single task", hint="Give a list")
     if on_dependency_failure not in _POLICIES:
         raise InvalidValue(f"on_dependency_failure is {on_dependency_failure!r}", hint="Use 'cancel' or 'fail'")
-    needs = list(dict.fromkeys(codec.text(TASKS.identity(other), "a task in depends_on") for other in depends_on))
+    needs = list(dict.fromkeys(TASKS.identity(other) for other in depends_on))
+    above = None if parent is None else TASKS.identity(parent)
+    if id is not None and above == id:
+        raise InvalidValue(f"task {id!r} is given as its own parent", hint="Give another task, or none")
     return structs.replace(
         checked,
         plain=False,
         related=bool(needs) or not (unique_key is None and idempotency_key is None and concurrency_key is None),
-        parent=None if parent is None else codec.text(TASKS.identity(parent), "parent"),
+        parent=above,
         depends_on=needs,
         run_at=None if run_at is None else milliseconds(run_at, "run_at"),
         delay=None if delay is None else duration(delay, "delay"),

@@ -14,7 +14,7 @@ from ruv_swarm_store.clock import Moment, duration, new_id, new_ids
 from ruv_swarm_store.engines import Executor, Steps, block, cooperate, parameter, text_items, upsert
 from ruv_swarm_store.engines import Pause as Nap
 from ruv_swarm_store.entities import Agent, DependencyPolicy, NewTask, Pause, Schedule, Task, TaskFailure, TaskStats, TaskStatus
-from ruv_swarm_store.errors import Conflict, InvalidValue, NotFound
+from ruv_swarm_store.errors import Conflict, InvalidValue, NotFound, Unsupported
 from ruv_swarm_store.repository import Repository, repeatable
 from ruv_swarm_store.schema import LEASED, OPEN
 from ruv_swarm_store.tasks import adding, claims, counting, endings, limits, pruning, relations, schedules
@@ -64,8 +64,8 @@ class Tasks(Repository[Task]):
     @repeatable
     def delete_many(self, ids: Iterable[Task | str | int]) -> int:
         """Removes tasks, all or none; see `delete`."""
-        wanted = [TASKS.identity(id) for id in ids]
-        keys = self._keys(wanted)
+        wanted = [TASKS.identity(id) for id in codec.listed(ids, "ids")]
+        keys = codec.encode(wanted)
         with self._scope.transaction() as run:
             relations.hold(run, wanted, deep=False)
             rows = run.all(_DELETED, {"ids": keys})
@@ -203,7 +203,7 @@ class Tasks(Repository[Task]):
         """Claims, and while nothing is ready blocks until something is; None after `timeout` seconds.
 
         Woken by commits of this and other processes and by tasks coming due. Whoever waits also returns expired leases to
-        the queue, as `rescue` does. Raises `StoreError` inside a transaction, and `Unsupported` where nothing can block.
+        the queue, as `rescue` does. Raises `Unsupported` inside a transaction, and where nothing can block.
         """
         return block(self._scope, self._waiting(agent, types, lease, timeout))
 
@@ -214,6 +214,8 @@ class Tasks(Repository[Task]):
         return await cooperate(self._scope, self._waiting(agent, types, lease, timeout))
 
     def _waiting(self, agent: Agent | str, types: Iterable[str] | None, lease: float, timeout: float | None) -> Steps[Task | None]:
+        if self._scope.within:
+            raise Unsupported("waiting for tasks inside a transaction would keep them from coming", hint="Wait outside the with block")
         who, wanted = _agent_id(agent), claims.check_types(types)
         deadline = None if timeout is None else time.monotonic() + duration(timeout, "timeout") / 1000
         waiter = Waiter(self._scope, self.rescue, who, wanted, deadline)
@@ -262,7 +264,7 @@ class Tasks(Repository[Task]):
 
     def complete_many(self, tasks: Iterable[tuple[Task | str, Any]]) -> list[Task]:
         """Completes pairs of task and result, all or none; see `complete`."""
-        results = [(lease_of(task), _result(result)) for task, result in tasks]
+        results = [(lease_of(task), _result(result)) for task, result in codec.pairs(tasks, "tasks and results")]
         return self._complete(results) if results else []
 
     @repeatable
@@ -297,7 +299,9 @@ class Tasks(Repository[Task]):
         backoff: Backoff = DEFAULT_BACKOFF,
     ) -> list[Task]:
         """Ends the attempts of pairs of task and error, all or none; see `fail`."""
-        pairs = [(lease_of(task), _reason(error)) for task, error in tasks]
+        if not isinstance(backoff, Backoff):
+            raise InvalidValue(f"backoff is {backoff!r}", hint="Give a Backoff, or leave it out")
+        pairs = [(lease_of(task), codec.reason(error)) for task, error in codec.pairs(tasks, "tasks and errors")]
         span = None if delay is None else duration(delay, "delay")
         if not pairs:
             return []
@@ -315,7 +319,7 @@ class Tasks(Repository[Task]):
     @repeatable
     def release_many(self, tasks: Iterable[Task | str], *, delay: float = 0.0) -> list[Task]:
         """Returns claimed tasks to the queue, all or none; see `release`."""
-        keys = [lease_of(task) for task in tasks]
+        keys = [lease_of(task) for task in codec.listed(tasks, "tasks")]
         span = duration(delay, "delay")
         if not keys:
             return []
@@ -347,7 +351,7 @@ class Tasks(Repository[Task]):
     @repeatable
     def cancel_many(self, tasks: Iterable[Task | str], *, tree: bool = False, cooperative: bool = False) -> list[Task]:
         """Ends tasks, all or none; see `cancel`."""
-        ids = [codec.text(TASKS.identity(task), "task id") for task in tasks]
+        ids = [TASKS.identity(task) for task in codec.listed(tasks, "tasks")]
         with self._scope.transaction() as run:
             changed = endings.cancel(run, ids, tree=tree, cooperative=cooperative)
             untouched = set(ids) - {task.id for task in changed}
@@ -400,7 +404,7 @@ class Tasks(Repository[Task]):
     @repeatable
     def requeue_many(self, tasks: Iterable[Task | str], *, delay: float = 0.0) -> list[Task]:
         """Puts tasks back into the queue, all or none, each after those it depends on; see `requeue`."""
-        ids = list(dict.fromkeys(codec.text(TASKS.identity(task), "task id") for task in tasks))
+        ids = list(dict.fromkeys(TASKS.identity(task) for task in codec.listed(tasks, "tasks")))
         span = duration(delay, "delay")
         if not ids:
             return []
@@ -540,8 +544,9 @@ class Tasks(Repository[Task]):
 
     def failures(self, task: Task | str) -> list[TaskFailure]:
         """Why each failed attempt at a task failed, in order."""
+        id = TASKS.identity(task)
         with self._scope.read() as run:
-            return FAILURES.load_all(run.all(_FAILURES_OF, {"id": TASKS.identity(task)}))
+            return FAILURES.load_all(run.all(_FAILURES_OF, {"id": id}))
 
     def children(self, task: Task | str) -> list[Task]:
         """The tasks whose parent this is, in order of creation."""
@@ -562,10 +567,3 @@ def _agent_id(agent: Agent | str) -> str:
 
 def _result(result: Any) -> str | None:
     return None if result is None else codec.seal(result, "result")[1]
-
-
-def _reason(error: str | BaseException) -> str:
-    """An error's text; an exception's is made storable whatever it holds, for failing must not fail."""
-    if not isinstance(error, BaseException):
-        return codec.text(error, "error")
-    return f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode().replace("\0", "\\0")

@@ -515,6 +515,9 @@ def test_a_manifest_of_a_later_form_is_left_alone(store: Store, storage: MemoryS
 def test_the_default_place(database: Any, store: Store):
     if store.capabilities.processes and "sql" in store.address and not store.capabilities.concurrent_writers:
         assert "swarm.db.backups" in repr(store.backups)
+        assert "swarm.db.backups" in repr(store.backups.schedule(60))
+        with pytest.raises(InvalidValue):
+            store.backups.get([])
     elif store.capabilities.concurrent_writers:
         with pytest.raises(Unsupported, match="backup_to"):
             store.backups  # noqa: B018 - it raises

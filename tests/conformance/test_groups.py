@@ -102,6 +102,14 @@ def test_create_refuses_what_cannot_be_stored(store: Store, options):
     assert store.groups.count() == 0
 
 
+def test_joining_again_without_a_role_keeps_it(store: Store, two):
+    group = store.groups.create("team")
+    lead = store.groups.join(group, two[0], role="lead")
+    assert store.groups.join(group, two[0]) == lead
+    assert store.groups.leave(group, two[0])
+    assert store.groups.join(group, two[0]).role is None
+
+
 def test_a_role_is_text(store: Store, two):
     group = store.groups.create("team")
     with pytest.raises(InvalidValue):

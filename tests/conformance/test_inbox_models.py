@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 from msgspec import structs
 
-from ruv_swarm_store import ConfigEntry, Conflict, Message, NotFound, Store
+from ruv_swarm_store import ConfigEntry, Conflict, InvalidValue, Message, NotFound, Store
 from ruv_swarm_store.entities import Audience, Delivery
 
 
@@ -171,12 +171,16 @@ class InboxMachine(RuleBasedStateMachine):
         inbox = self.inboxes[agent]
         likely = [n for n in known if n in inbox.rows] or known
         numbers = data.draw(st.lists(st.sampled_from(likely), min_size=1, max_size=3 if many else 1, unique=True))
+        his = [n for n in numbers if self.messages[n].audience is not Audience.DIRECT or self.messages[n].to_agent == agent]
         if many:
             named = [self.messages[n] if n % 2 else self.messages[n].id for n in numbers]
-            assert self.store.messages.acknowledge_many(named, agent) == len(numbers)
-        else:
+            assert self.store.messages.acknowledge_many(named, agent) == len(his)
+        elif his:
             self.store.messages.acknowledge(self.messages[numbers[0]], agent)
-        for n in numbers:
+        else:
+            with pytest.raises(InvalidValue):
+                self.store.messages.acknowledge(self.messages[numbers[0]], agent)
+        for n in his:
             row = inbox.rows.get(n) or Delivery(agent, n, self.clock.now, 1, self.clock.now)
             inbox.rows[n] = structs.replace(row, acknowledged_at=self.clock.now if row.acknowledged_at is None else row.acknowledged_at)
 

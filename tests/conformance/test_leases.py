@@ -4,7 +4,7 @@ import crew
 import pytest
 from msgspec import structs
 
-from ruv_swarm_store import Conflict, InvalidTransition, InvalidValue, LeaseLost, NewTask, NotFound, Store, Task, TaskStatus
+from ruv_swarm_store import Conflict, InvalidTransition, InvalidValue, LeaseLost, NewEvent, NewTask, NotFound, Store, Task, TaskStatus
 from ruv_swarm_store.entities import TaskFailure
 from ruv_swarm_store.tasks import Backoff
 
@@ -709,3 +709,22 @@ def test_a_claim_and_the_end_of_its_agent_leave_nothing_behind(store: Store):
 
         crew.in_threads(4, work)
         assert [task for task in store.tasks.find_all() if task.status in HELD] == []
+
+
+def test_failing_does_not_fail_for_an_error_that_cannot_be_told(store: Store, agent):
+    class Speechless(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("not even this")
+
+    store.tasks.enqueue("t", max_retries=0)
+    task = store.tasks.fail(store.tasks.claim(agent), Speechless())
+    assert (task.status, task.error_message) == (TaskStatus.FAILED, "Speechless")
+    store.events.append("a", [NewEvent("e")], type="t")
+    subscription = store.events.subscribe("s")
+
+    def handle(work, event):
+        raise Speechless
+
+    with pytest.raises(Speechless):
+        subscription.handle(handle)
+    assert (subscription.consumer().failures, subscription.consumer().error_message) == (1, "Speechless")

@@ -277,6 +277,37 @@ def test_acknowledging_needs_a_message_and_an_agent(store: Store, three):
         store.messages.acknowledge(message, "nobody")
 
 
+def test_a_direct_message_is_acknowledged_by_its_recipient_only(store: Store, three):
+    a, b, _ = three
+    message = store.messages.publish("t", 1, to=a)
+    for named in (message, message.id):
+        with pytest.raises(InvalidValue, match="alone"):
+            store.messages.acknowledge(named, b)
+        assert store.messages.acknowledge_many([named], b) == 0
+        assert not store.messages.release(named, b)
+    assert store.messages.deliveries(message) == []
+    assert store.messages.receive(a) == [message]
+    assert store.messages.acknowledge_many([message], a) == 1
+
+
+def test_a_message_is_known_by_its_id_not_by_its_place(store: Store, three):
+    a = three[0]
+    mine = store.messages.publish("t", 1)
+    stranger = structs.replace(mine, id="of another store")  # at the same position
+    for refused in (store.messages.acknowledge, store.messages.release, store.messages.delivery):
+        with pytest.raises(NotFound):
+            refused(stranger, a)
+    with pytest.raises(NotFound):
+        store.messages.deliveries(stranger)
+    assert store.messages.acknowledge_many([stranger], a) == 0
+    assert store.messages.receive(a) == [mine]
+    with pytest.raises(NotFound):
+        store.messages.release(stranger, a)
+    moved = structs.replace(mine, position=mine.position + 1_000)
+    assert store.messages.acknowledge_many([moved, mine], a) == 1
+    assert store.messages.delivery(moved, a).acknowledged_at is not None
+
+
 def test_unacknowledged_messages_come_again_to_the_millisecond(store: Store, three, clock):
     a, b, _ = three
     message = store.messages.publish("t", 1)
@@ -569,6 +600,18 @@ def test_a_reply_to_a_broadcast_says_who_answers(store: Store, three):
     a, b, _ = three
     answer = store.messages.reply(store.messages.publish("ask", "?", sender=a, correlation_id="c-1"), "!", sender=b)
     assert (answer.from_agent, answer.to_agent, answer.correlation_id) == (b.id, a.id, "c-1")
+
+
+def test_a_reply_is_to_a_message_or_its_id(store: Store, three):
+    a, b, _ = three
+    question = store.messages.publish("ask", "?", sender=a, to=b)
+    answer = store.messages.reply(question.id, "!")
+    assert (answer.from_agent, answer.to_agent, answer.correlation_id) == (b.id, a.id, question.id)
+    with pytest.raises(NotFound):
+        store.messages.reply("nothing", "!")
+    for bad in (None, 5, a):
+        with pytest.raises(InvalidValue):
+            store.messages.reply(bad, "!")
 
 
 def test_without_a_sender_there_is_nobody_to_reply_to(store: Store, three):

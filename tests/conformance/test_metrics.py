@@ -2,6 +2,7 @@
 
 import math
 import random
+import sys
 from collections import defaultdict
 from datetime import UTC, datetime
 
@@ -209,3 +210,21 @@ def test_tags_are_compared_with_plain_values(store: Store, tags):
 def test_aggregate_refuses_what_makes_no_sense(store: Store, options):
     with pytest.raises(InvalidValue):
         store.metrics.aggregate("m", **options)
+
+
+@pytest.mark.parametrize("group", [{}, {"by_agent": True}, {"tags": {"a": 1}}], ids=str)
+def test_a_sum_beyond_every_float_is_the_largest(store: Store, group):
+    def total(name, *values):
+        store.metrics.record_many(Sample(name, value, tags={"a": 1}) for value in values)
+        [found] = store.metrics.aggregate(name, **group)
+        return found.sum
+
+    largest = sys.float_info.max
+    assert total("up", 1e308, 1e308) == largest
+    assert total("down", -1e308, -largest, -5.0) == -largest
+    assert total("there and back", 1e308, 1e308, -1e308, 1.0) == 1e308
+    assert total("none left", largest, 1.5, largest, -largest, -largest) == 1.5
+    assert total("just within", largest / 2, largest / 2) == largest
+    assert total("small", 5e-324, 5e-324, 1e290) == 1e290
+    store.metrics.rollup()
+    assert store.metrics.aggregate("up", **group)[0].sum == largest

@@ -1,9 +1,12 @@
 """Queries: immutable, typed, and run only when asked for rows."""
 
+from datetime import UTC, date, datetime, time, timedelta
+
 import pytest
+from sqlalchemy import bindparam, delete, func, select, update
 
 from ruv_swarm_store import Conflict, InvalidValue, NewTask, NotFound, Query, Store, TaskStatus
-from ruv_swarm_store.schema import tasks
+from ruv_swarm_store.schema import metrics, tasks
 
 
 @pytest.fixture
@@ -116,8 +119,60 @@ def test_statuses_compare_as_members_or_text(store: Store, ten):
         assert store.tasks.where(tasks.c.status != assigned).count() == 6
         assert store.tasks.where(tasks.c.status.in_([assigned, "pending"])).count() == 10
         assert store.tasks.where(tasks.c.status.not_in([assigned])).count() == 6
-    with pytest.raises(InvalidValue, match="sleeping"):
-        store.tasks.where(tasks.c.status == "sleeping").all()
+    for compare in (
+        lambda: tasks.c.status == "sleeping",
+        lambda: tasks.c.status != "sleeping",
+        lambda: tasks.c.status.in_(["pending", "sleeping"]),
+    ):
+        with pytest.raises(InvalidValue, match=r"'sleeping' is not a TaskStatus.*pending, scheduled"):
+            store.tasks.where(compare()).all()
+
+
+def test_times_compare_as_aware_datetimes(store: Store, clock, ten):
+    at = tasks.c.created_at
+    now = datetime.fromtimestamp(clock() / 1000, UTC)
+    before, after = now - timedelta(hours=1), (now + timedelta(hours=1)).astimezone()
+    for all_ten in (
+        at > before,
+        at < after,
+        at == now,
+        at >= now,
+        at.between(before, after),
+        at.in_([5, now]),
+        before < at,
+        at - 5 > before,
+    ):
+        assert store.tasks.where(all_ten).count() == 10
+    for none in (at < before, at > after, at != now, at.in_([before]), at.between(after, after), at - 7_200_000 > before):
+        assert store.tasks.where(none).count() == 0
+    assert store.execute(select(func.count()).where(at > bindparam("since")), {"since": before}) == [(10,)]
+    assert store.execute(select(func.count()).where(at > bindparam("since")), {"since": after}) == [(0,)]
+    assert store.execute(select(func.count()).select_from(tasks).having(func.max(at) > before)) == [(10,)]
+
+
+def test_a_cut_by_a_datetime_takes_what_is_older_only(store: Store, clock):
+    now = datetime.fromtimestamp(clock() / 1000, UTC)
+    for minutes in (30, 90):
+        store.metrics.record("m", minutes, at=now - timedelta(minutes=minutes))
+    store.execute(delete(metrics).where(metrics.c.timestamp < now - timedelta(hours=1)))
+    assert [sample.value for sample in store.metrics.find_all()] == [30]
+    store.execute(update(metrics).values(timestamp=now))
+    assert [sample.timestamp for sample in store.metrics.find_all()] == [clock()]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [datetime(2026, 1, 1), date(2026, 1, 1), time(12), timedelta(1), "2026-01-01", "5"],  # noqa: DTZ001
+    ids=repr,
+)
+def test_a_time_is_not_compared_with_what_is_no_instant(store: Store, ten, value):
+    at = tasks.c.created_at
+    for compare in (at.__gt__, at.__le__, at.__eq__, lambda value: at.in_([value])):
+        with pytest.raises(InvalidValue):
+            store.tasks.where(compare(value)).count()
+        with pytest.raises(InvalidValue):
+            store.execute(delete(tasks).where(compare(value)))
+    assert store.tasks.count() == 10
 
 
 def test_values_are_not_part_of_the_sql(store: Store, ten):

@@ -603,3 +603,14 @@ def test_prune_beside_those_who_build_on_the_old_breaks_nothing(database):
 def test_prune_takes_a_number_of_seconds(store: Store, wrong):
     with pytest.raises(InvalidValue):
         store.tasks.prune(wrong)
+
+
+def test_a_task_is_not_its_own_parent(store: Store):
+    for act in (
+        lambda: store.tasks.enqueue("t", id="a", parent="a"),
+        lambda: store.tasks.enqueue_many([NewTask("t", id="a", parent="a")]),
+        lambda: store.tasks.enqueue("t", id="a", parent="a", unique_key="k"),
+    ):
+        with pytest.raises(InvalidValue, match="own parent"):
+            act()
+    assert store.tasks.count() == 0

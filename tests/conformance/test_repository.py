@@ -10,6 +10,7 @@ from sqlalchemy import false, select, update
 from ruv_swarm_store import Agent, ConfigEntry, Conflict, Group, InvalidValue, Message, Metric, NewEvent, NotFound, Store, Task, schema
 from ruv_swarm_store.entities import AgentStatus, Audience, TaskStatus
 from ruv_swarm_store.errors import StoreError, Unavailable
+from ruv_swarm_store.events import Upcasters
 from ruv_swarm_store.groups import Groups
 from ruv_swarm_store.repository import repeatable
 
@@ -419,3 +420,79 @@ def test_inside_a_unit_of_work_the_whole_is_for_its_owner_to_repeat(store: Store
             trying(work if scope == "unit" else store).rename(["a"])
         assert len(Trying.asked) == 1
     assert store.groups.count() == 0
+
+
+def test_a_key_is_one_that_there_could_be(store: Store):
+    """Whatever else is given for one is refused before any engine sees it, and in the same words."""
+    task, agent, metric = store.tasks.enqueue("t", id="same"), store.agents.register("t", id="same"), store.metrics.record("m", 1)
+    store.config.set("same", 1)
+    group = store.groups.create("g")
+    for bad in (["x"], {"x": 1}, 1.5, 5, True, b"x", None, "a\0b", "\ud800", metric):
+        for verb in (
+            store.agents.get, store.agents.find_by_id, store.agents.exists, store.agents.delete, store.agents.heartbeat,
+            store.agents.terminate, store.tasks.get, store.tasks.delete, store.tasks.children, store.tasks.failures, store.tasks.complete,
+            store.tasks.cancel, store.tasks.requeue, store.messages.get, store.messages.delete, store.messages.deliveries, store.events.get,
+            store.groups.get, store.groups.delete, store.groups.members, store.groups.groups_of, store.config.get, store.config.entry,
+            store.config.delete, store.events.read, lambda bad: store.events.version(bad, type="t"),
+            lambda bad: store.events.version("a", type=bad), lambda bad: store.events.fold(bad, 0, max, type="t"),
+            lambda bad: list(store.events.walk_stream(bad)), lambda bad: store.agents.set_status(bad, "idle"),
+            lambda bad: store.groups.join(bad, agent), lambda bad: store.groups.join(group, bad),
+            lambda bad: store.groups.leave(bad, agent), lambda bad: store.groups.leave(group, bad),
+            lambda bad: store.agents.find_many([bad]), lambda bad: store.tasks.delete_many([bad]),
+            lambda bad: store.agents.heartbeat_many([bad]), lambda bad: store.agents.cached().get(bad),
+        ):  # fmt: skip
+            with pytest.raises(InvalidValue):
+                verb(bad)
+    for bad in ("1", 1.0, None, True, [1], 2**63, agent):
+        for verb in (store.metrics.get, store.metrics.delete, store.metrics.exists, lambda bad: store.metrics.find_many([bad])):
+            with pytest.raises(InvalidValue):
+                verb(bad)
+    for verb in (store.agents.get, store.agents.delete, store.agents.heartbeat, store.agents.terminate, store.groups.groups_of):
+        with pytest.raises(InvalidValue, match="Task"):
+            verb(task)
+    with store.transaction() as work:
+        for bad in (["x"], "a\0b", "\ud800", task):
+            with pytest.raises(InvalidValue):
+                work.agents.get(bad)
+        work.agents.heartbeat(agent)  # and the transaction goes on
+    assert (store.agents.get(agent).id, store.tasks.get(task).id, store.config.get("same")) == ("same", "same", 1)
+
+
+def test_a_list_is_no_single_text(store: Store):
+    agent = store.agents.register("t", id="a")
+    for act in (
+        lambda: store.agents.find_many("abc"),
+        lambda: store.agents.delete_many("abc"),
+        lambda: store.agents.heartbeat_many("abc"),
+        lambda: store.tasks.delete_many("abc"),
+        lambda: store.tasks.cancel_many("abc"),
+        lambda: store.tasks.requeue_many("abc"),
+        lambda: store.tasks.release_many("abc"),
+        lambda: store.groups.delete_many("abc"),
+        lambda: store.config.delete_many("abc"),
+        lambda: store.messages.acknowledge_many("abc", agent),
+        lambda: store.agents.cached().find_many("abc"),
+        lambda: store.agents.find_many(5),
+        lambda: store.agents.find_many(agent),
+    ):
+        with pytest.raises(InvalidValue, match="list"):
+            act()
+    assert store.agents.count() == 1
+
+
+def test_a_number_out_of_range_is_named_with_its_range(store: Store):
+    task = store.tasks.enqueue("t")
+    for act in (store.tasks.insert, store.tasks.update, store.tasks.replace, store.tasks.upsert):
+        for bad, said in (({"priority": 101}, r"tasks\.priority is 101.* 0 to 100"), ({"max_retries": -1}, r"max_retries is -1.* 0 to ")):
+            with pytest.raises(InvalidValue, match=said):
+                act(structs.replace(task, **bad))
+    assert store.tasks.get(task) == task
+
+
+def test_what_there_is_says_where_it_is(store: Store):
+    for thing in (store, store.tasks, store.events, store.journal):
+        assert store.address in repr(thing)
+        assert " object at " not in repr(thing)
+    upcasters = Upcasters()
+    upcasters.register("e", 1)(lambda data: data)
+    assert repr(upcasters) == "<Upcasters e to 2>"

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import crew
@@ -118,24 +118,34 @@ def test_a_handler_that_only_promises_is_refused(store: Store):
     async def later(work: UnitOfWork, event: Event) -> None:
         raise AssertionError("awaited")
 
+    def stepwise(work: UnitOfWork, event: Event) -> Iterator[None]:
+        yield
+
+    async def stepwise_later(work: UnitOfWork, event: Event) -> AsyncIterator[None]:
+        yield
+
     class Promises:
         name, version = "promises", 1
 
+        def __init__(self, handler: Any) -> None:
+            self.handler = handler
+
         def apply(self, work: UnitOfWork, event: Event, slot: str) -> Any:
-            return later(work, event)
+            return self.handler(work, event)
 
         def clear(self, work: UnitOfWork, slot: str) -> None:
             pass
 
     append(store, "a", "b")
-    for act in (
-        lambda: store.events.subscribe("s").handle(later),
-        lambda: store.events.subscribe("s").handle(lambda work, event: later(work, event)),
-        lambda: store.events.group("g").handle("me", later),
-        lambda: store.events.project(Promises()).rebuild(),
-    ):
-        with pytest.raises(InvalidValue, match="await"):
-            act()
+    for handler, why in ((later, "await"), (stepwise, "generator"), (stepwise_later, "generator")):
+        for act in (
+            lambda: store.events.subscribe("s").handle(handler),
+            lambda: store.events.subscribe("s").handle(lambda work, event: handler(work, event)),
+            lambda: store.events.group("g").handle("me", handler),
+            lambda: store.events.project(Promises(handler)).rebuild(),
+        ):
+            with pytest.raises(InvalidValue, match=why):
+                act()
     assert store.events.subscribe("s").position == 0
     assert [claim.event.event_type for claim in store.events.group("g").claim("you", 2)] == ["a", "b"]
 
@@ -567,3 +577,19 @@ def test_random_handling_agrees_with_the_model(new_database):
     run_state_machine_as_test(
         lambda: SubscriptionMachine(new_database()), settings=settings(max_examples=round(8 * scale), stateful_step_count=25)
     )
+
+
+def test_no_consumer_begins_beyond_the_newest_event(store: Store):
+    append(store, "a", "b")
+    newest = store.events.last_position()
+    for make in (store.events.subscribe, store.events.group):
+        with pytest.raises(InvalidValue, match="newest"):
+            make("new", start=newest + 1)
+        assert store.events.consumers() == []
+        consumer = make("new", start=newest)
+        with pytest.raises(InvalidValue, match="newest"):
+            consumer.reset(10**9)
+        assert make("new", start=10**9).consumer().position == newest  # it goes on from where it was
+        consumer.reset(newest - 1)
+        assert consumer.lag() == 1
+        consumer.remove()

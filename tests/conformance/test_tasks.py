@@ -409,11 +409,13 @@ def test_closing_the_store_ends_the_wait(store: Store, agent):
 
 
 def test_waiting_inside_a_transaction_is_refused(store: Store, agent):
+    store.tasks.enqueue("ready")
     with store.transaction() as work:
         with pytest.raises(StoreError, match="transaction"):
             work.tasks.wait(agent, timeout=5)
         with pytest.raises(StoreError, match="transaction"):
             store.tasks.wait(agent, timeout=5)
+    assert store.tasks.find_all()[0].status == "pending"
 
 
 def test_only_a_living_agent_can_wait(store: Store, agent):

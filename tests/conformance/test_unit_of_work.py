@@ -4,8 +4,10 @@ import asyncio
 import gc
 import threading
 import warnings
+from contextlib import ExitStack, nullcontext, suppress
 
 import pytest
+from sqlalchemy import text
 
 from ruv_swarm_store import Conflict, InvalidValue, NewEvent, Store, TaskStatus, UnitOfWork
 from ruv_swarm_store.entities import Agent
@@ -27,6 +29,45 @@ def test_leaving_the_block_commits(store: Store):
         work.tasks.enqueue("t", id="t")
         work.events.append("a", [NewEvent("x")], type="agent")
     assert (names(store), store.tasks.count(), store.events.count()) == ({"a"}, 1, 1)
+
+
+@pytest.mark.parametrize("command", ["COMMIT", "ROLLBACK", "END"])
+@pytest.mark.parametrize("inside", [False, True], ids=["outermost", "savepoint"])
+def test_a_unit_of_work_that_sql_has_ended_does_nothing_more(store: Store, command, inside):
+    for swallow in (False, True):
+        with pytest.raises(StoreError, match="ended the transaction"), store.transaction() as work:
+            work.config.set("before", 1)
+            with ExitStack() as until:
+                part = until.enter_context(work.transaction()) if inside else work
+                with suppress(StoreError) if swallow else nullcontext():
+                    part.execute(text(command))
+                for act in (
+                    lambda: part.config.set("after", 1),
+                    lambda: work.config.get("before"),
+                    lambda: store.config.set("after", 1),
+                    lambda: part.execute(text("SELECT 1")),
+                ):
+                    with pytest.raises(StoreError, match="ended the transaction"):
+                        act()
+        assert store.config.get("after") is None
+        assert store.config.get("before") == (None if command == "ROLLBACK" else 1)  # it was told to
+    with store.transaction() as work:
+        assert work.execute(text("SELECT 1")) == [(1,)]
+        work.config.set("after", 2)
+    assert store.config.get("after") == 2
+
+
+def test_a_transaction_is_entered_once(store: Store):
+    moving = store.transaction()
+    with pytest.raises(Boom), moving as work:
+        work.agents.register("worker", id="a")
+        with pytest.raises(Closed, match="again"), moving:
+            pass
+        assert work.agents.exists("a")
+        raise Boom
+    with pytest.raises(Closed, match="again"), moving:
+        pass
+    assert names(store) == set()
 
 
 def test_an_exception_undoes_everything(store: Store):

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from sqlalchemy import func, select
 
-from ruv_swarm_store import Agent, ConfigEntry, InvalidValue, NewEvent, NewTask, Sample, Store, StoreError, Task, schema
+from ruv_swarm_store import Agent, ConfigEntry, Conflict, InvalidValue, NewEvent, NewTask, Sample, Store, StoreError, Task, schema
 from ruv_swarm_store.engines import IN_BROWSER
 
 AWKWARD = [
@@ -310,6 +310,41 @@ def test_subclasses_are_stored_as_what_they_are(store: Store):
         assert exact(found.type, "red")
 
 
+def test_subclasses_of_text_and_numbers_become_what_they_hold(store: Store):
+    import enum
+
+    class Text(str):
+        __slots__ = ()
+
+    class Whole(int):
+        pass
+
+    class Fraction(float):  # as numpy.float64 is
+        pass
+
+    class Half(float, enum.Enum):
+        HALF = 0.5
+
+    payload = {
+        Text("a"): Fraction(1.5),
+        "b": [Whole(2**63), (Text("x"), True, None)],
+        "c": {Text("\U0001f41d"): Half.HALF},
+        "d": Fraction(1e16),
+    }
+    expected = {"a": 1.5, "b": [2**63, ["x", True, None]], "c": {"\U0001f41d": 0.5}, "d": 1e16}
+    task = store.tasks.enqueue(Text("t"), payload, priority=Whole(7))
+    [many] = store.tasks.enqueue_many([(Text("t"), payload)])
+    for found in (task, many, store.tasks.get(task), store.tasks.get(many)):
+        assert exact(found.payload, expected)
+        assert exact(found.type, "t")
+    assert exact(task.priority, 7)
+    assert exact(store.metrics.record("m", Fraction(1.5)).value, 1.5)
+    for bad in (Fraction("nan"), Fraction("inf"), Text("a\0b"), Text("\ud800"), {Text("\0"): 1}):
+        with pytest.raises(InvalidValue):
+            store.tasks.enqueue("t", [bad])
+    assert store.tasks.count() == 2
+
+
 def test_nesting_is_deep_but_not_endless(store: Store):
     def nested(depth: int, wrap: Callable[[Any], Any]) -> Any:
         value: Any = []
@@ -446,3 +481,65 @@ def test_every_row_written_here_is_valid_to_the_database(store: Store):
     store.tasks.enqueue_many([("t", value) for value in NUMBERS])
     assert store.check() == []
     assert store.execute(select(func.count()).select_from(schema.tasks)) == [(len(NUMBERS),)]
+
+
+def test_what_is_no_argument_at_all_is_told_as_such(store: Store):
+    agent = store.agents.register("worker")
+    task = store.tasks.enqueue("t")
+    claimed = store.tasks.claim(agent)
+
+    async def later() -> None:
+        raise AssertionError("awaited")
+
+    refused: list[Callable[[], object]] = [
+        lambda: store.agents.register("w", capabilities="crawl"),
+        lambda: store.agents.register("w", id=""),
+        lambda: store.tasks.enqueue("t", id=""),
+        lambda: store.tasks.enqueue_many([NewTask("t", id="")]),
+        lambda: store.groups.create("g", id=""),
+        lambda: store.tasks.complete_many(["x"]),
+        lambda: store.tasks.complete_many([(claimed, 1), "xy"]),
+        lambda: store.tasks.complete_many("xy"),
+        lambda: store.tasks.fail_many(["x"]),
+        lambda: store.tasks.fail(claimed, "no", backoff=None),
+        lambda: store.metrics.record_many([("a", 1)]),
+        lambda: store.metrics.record_many([Sample("a", 1), None]),
+        lambda: store.metrics.record("a", 1, tags=5),
+        lambda: store.metrics.record("a", 1, tags=["b"]),
+        lambda: store.metrics.aggregate("a", tags=["b"]),
+        lambda: store.metrics.samples("a", tags=["b"]),
+        lambda: store.events.project(5),
+    ]
+    for act in refused:
+        with pytest.raises(InvalidValue):
+            act()
+    with store.transaction() as work:
+        for hook in (None, 5, later):
+            with pytest.raises(InvalidValue):
+                work.after_commit(hook)
+    assert (store.agents.count(), store.tasks.count(), store.metrics.count(), store.groups.count()) == (1, 1, 0, 0)
+    assert store.tasks.get(task) == claimed
+
+
+def test_an_error_of_a_key_or_a_reference_says_what_to_do(store: Store):
+    agent = store.agents.register("worker")
+    for act in (lambda: store.agents.insert(agent), lambda: store.tasks.insert(Task("a", "t", None, 0, agent_id="nobody"))):
+        with pytest.raises(Conflict) as caught:
+            act()
+        assert caught.value.hint
+
+
+def test_entities_are_hashed_by_what_names_them(store: Store):
+    agent = store.agents.register("worker", capabilities=["a"], configuration={"b": 1})
+    task = store.tasks.enqueue("t", {"a": [1]})
+    message = store.messages.publish("t", {"a": 1})
+    metric = store.metrics.record("m", 1, tags={"a": 1})
+    entry = store.config.set("k", [1])
+    group = store.groups.create("g", configuration={"a": 1})
+    store.events.append("a", [NewEvent("e", {"a": 1})], type="t")
+    kept = {agent, task, message, metric, entry, group, *store.events.read("a")}
+    assert len(kept) == 7
+    for noun, entity in ((store.agents, agent), (store.tasks, task), (store.messages, message), (store.metrics, metric)):
+        assert noun.get(entity) in kept
+    assert store.tasks.claim(agent) not in kept  # another version of it
+    assert store.config.entry("k") in kept

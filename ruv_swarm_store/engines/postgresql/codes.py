@@ -27,9 +27,17 @@ def translate(error: Exception, timeout: float, where: str = "the database") -> 
     said = error.diag.message_primary or " ".join(str(error).split())
     match state:
         case "23505":
-            return Conflict(f"a row with this key exists already ({error.diag.constraint_name})", kind="unique")
+            return Conflict(
+                f"a row with this key exists already ({error.diag.constraint_name})",
+                hint="Give it another, or change that row with update or upsert",
+                kind="unique",
+            )
         case "23503":
-            return Conflict("a row refers to one that does not exist, or is still referred to", kind="reference")
+            return Conflict(
+                "a row refers to one that does not exist, or is still referred to",
+                hint="Add first what a row refers to; delete first what refers to it",
+                kind="reference",
+            )
         case "0A000":
             return Unsupported(said, hint="Append a new event instead")
         case "25006":

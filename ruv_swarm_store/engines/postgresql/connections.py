@@ -220,7 +220,12 @@ class PostgreSQLExecutor(Executor):
             raise self._failed(error) from error
 
     def execute(self, statement: Executable, params: Params = NONE) -> Sequence[Row[*tuple[Any, ...]]]:
-        return alchemy.execute(self.alchemy(), statement, params, REFUSED, self._failed)
+        rows = alchemy.execute(self.alchemy(), statement, params, REFUSED, self._failed)
+        if self._opened and self.raw.pgconn.transaction_status == TransactionStatus.IDLE:
+            error = alchemy.ended()
+            self.refuse(error)
+            raise error
+        return rows
 
     def alchemy(self) -> Connection:
         """SQLAlchemy's view of this connection: it runs statements and can end no transaction."""

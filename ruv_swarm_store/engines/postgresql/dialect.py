@@ -27,13 +27,19 @@ class _Jsonb(JSONB):
     render_bind_cast = True
 
 
+class _Int64(schema.Int64):
+    """A number's parameter; the dialect's own type for it would bind a datetime as one."""
+
+    render_bind_cast = True
+
+
 class SwarmDialect(PGDialect_psycopg):
     """psycopg's dialect, with this schema's types."""
 
     supports_statement_cache = True
     type_compiler_cls = _Types
     type_compiler = _Types
-    colspecs = {**PGDialect_psycopg.colspecs, schema.Json: _Jsonb}  # noqa: RUF012 - as SQLAlchemy declares it
+    colspecs = {**PGDialect_psycopg.colspecs, schema.Json: _Jsonb, schema.Int64: _Int64}  # noqa: RUF012 - as SQLAlchemy declares it
 
 
 registry.register("postgresql.ruv_swarm", __name__, "SwarmDialect")

@@ -369,6 +369,14 @@ class Writer(SQLiteExecutor):
         if not self.depth:
             self.refuse(None)
 
+    def execute(self, statement: Executable, params: Params = NONE) -> Sequence[Row[*tuple[Any, ...]]]:
+        rows = super().execute(statement, params)
+        if self.depth and not self.raw.in_transaction:
+            error = alchemy.ended()
+            self.refuse(error)
+            raise error
+        return rows
+
     def after_commit(self, hook: Callable[[], object]) -> None:
         self._hooks.append(hook)
 

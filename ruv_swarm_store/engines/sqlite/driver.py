@@ -54,9 +54,17 @@ class Driver:
         code: int = getattr(error, "sqlite_errorcode", 0) & 0xFF
         match name:
             case "SQLITE_CONSTRAINT_UNIQUE" | "SQLITE_CONSTRAINT_PRIMARYKEY" | "SQLITE_CONSTRAINT_ROWID":
-                return Conflict(f"a row with this key exists already ({error})", kind="unique")
+                return Conflict(
+                    f"a row with this key exists already ({error})",
+                    hint="Give it another, or change that row with update or upsert",
+                    kind="unique",
+                )
             case "SQLITE_CONSTRAINT_FOREIGNKEY":
-                return Conflict("a row refers to one that does not exist, or is still referred to", kind="reference")
+                return Conflict(
+                    "a row refers to one that does not exist, or is still referred to",
+                    hint="Add first what a row refers to; delete first what refers to it",
+                    kind="reference",
+                )
             case "SQLITE_CONSTRAINT_TRIGGER":
                 return Unsupported(str(error), hint="Append a new event instead")
         of = self.module
