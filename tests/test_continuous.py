@@ -683,6 +683,53 @@ def test_what_is_told_to_be_shipped_is_so_behind_a_newer_full_backup_too(path: P
         assert restored(backups, path) == rows(store)
 
 
+@pytest.mark.parametrize("shortening", [False, True])
+def test_nothing_is_told_to_be_shipped_behind_a_backup_that_was_pruned(
+    path: Path, shortening: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store.open(path) as store, store.backup_to(MemoryStorage()).continuous(60) as shipping:
+        shipping.ship()
+        store.config.set("key", 1)
+        shipping.ship()
+        backups = shipping.backups
+        time.sleep(0.003)
+        full = backups.create("full")
+        assert len(backups.prune(1).removed) == 1
+        assert restored(backups, path) == rows(store)
+        store.config.set("key", 2)
+        if shortening:
+            monkeypatch.setattr(continuous, "SHORTEN", 0)
+            monkeypatch.setattr(continuous, "BETWEEN", 0.0)
+        told = shipping.ship()
+        assert backups.chain(told.name.partition(".")[0])[0].id == full.id
+        assert restored(backups, path) == rows(store)
+        assert shipping.status().failures == 0
+
+
+def test_who_prunes_while_something_is_shipped_keeps_what_it_continues(path: Path) -> None:
+    class Pruning(MemoryStorage):
+        """A segment comes after the last look before the removal of what it continues, and its writer's look just before the removal."""
+
+        late: Callable[[], object] | None = None
+
+        def delete(self, name: str) -> None:
+            if self.late is not None:
+                late, self.late = self.late, None
+                late()
+            super().delete(name)
+
+    storage = Pruning()
+    with Store.open(path) as store, store.backup_to(storage).continuous(60) as shipping:
+        shipping.ship()
+        backups = shipping.backups
+        backups.create("full")
+        time.sleep(0.003)
+        store.config.set("key", 1)
+        storage.late = shipping.ship
+        assert backups.prune(1).removed == ()
+        assert restored(backups, path) == rows(store)
+
+
 def test_whatever_the_clock_says_the_latest_state_is_the_last_one(path: Path) -> None:
     now = 1_800_000_000_000
 

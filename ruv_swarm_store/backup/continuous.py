@@ -20,7 +20,7 @@ from ruv_swarm_store.clock import duration
 from ruv_swarm_store.engines import journal
 from ruv_swarm_store.engines.journal import Journaling
 from ruv_swarm_store.engines.log import Changes, Discontinuity, Log
-from ruv_swarm_store.errors import Closed, InvalidValue, StoreError, Unavailable, Unsupported
+from ruv_swarm_store.errors import Closed, InvalidValue, NotFound, StoreError, Unavailable, Unsupported
 
 if TYPE_CHECKING:
     from ruv_swarm_store.backup.backups import Backups
@@ -350,6 +350,11 @@ class Shipping:
                 pages=tuple(number for commit in changes.commits for number in commit.pages),
             )
             writer = self._catalog.write_frames(name, lambda: segments.chunks(segment, changes), compression, self._base.encryption)
+            # Only now: who prunes removes a manifest first, and then looks for what was shipped after it. One of the two sees the other.
+            try:
+                self._catalog.storage.size(self._base.manifest)
+            except NotFound:
+                raise Discontinuity("the backup that was continued has been removed", hint="A newer one is continued") from None
             self._segments += 1
             self._bytes += writer.size
             self._sent = name, changes.end
