@@ -91,8 +91,8 @@ def test_fleets_killed_at_any_time_lose_nothing_shipped(tmp_path: Path, harbour:
 
 
 def instants(directory: Path) -> list[int]:
-    """When what is in the storage was committed, as it was told each time."""
-    return [int(words[1]) for words in lines(directory / "shipped") if words[0] == "shipped"]
+    """When what is in the storage was committed, as those who ship were told each time, in order."""
+    return sorted(int(words[1]) for words in lines(directory / "shipped") if words[0] == "shipped")
 
 
 def acknowledged(directory: Path, before: int) -> list[list[str]]:
@@ -850,6 +850,34 @@ def test_two_who_ship_the_same_store_do_not_disturb_each_other(path: Path) -> No
                 other.ship()
         assert restored(Backups.of(storage), path) == rows(store)
         assert not Backups.of(storage).verify().problems
+
+
+@pytest.mark.parametrize("noting", [False, True])
+def test_of_two_who_ship_to_one_storage_who_has_looked_last_leads_furthest(
+    path: Path, noting: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = MemoryStorage()
+    with Store.open(path) as store, store.backup_to(storage).continuous(60) as one, store.backup_to(storage).continuous(60) as other:
+        for key, shipping in enumerate((one, other, one, other)):
+            store.config.set("key", key)
+            shipping.ship()
+            time.sleep(0.003)
+        send = other._send
+
+        def late(look: Any) -> None:
+            time.sleep(0.003)
+            store.config.set("key", 5)
+            one.ship()
+            if noting:
+                other._look_around()
+            send(look)
+
+        store.config.set("key", 4)
+        with monkeypatch.context() as patch:
+            patch.setattr(other, "_send", late)
+            other._ship_changes(other._running())
+        assert restored(one.backups, path) == rows(store)
+        assert not one.backups.verify().problems
 
 
 def test_a_fork_neither_ships_nor_stops_what_its_parent_ships(path: Path) -> None:

@@ -274,13 +274,16 @@ class Shipping:
     def _note_names(self, names: Iterable[str]) -> None:
         self._newest = max(self._newest, max(map(time_of, names), default=0))
 
-    def _name(self, base: Backup) -> str:
-        """A name for the next segment, which tells that it is newer than all that is in the storage, though the clock be set back."""
-        now = self._engine.clock()
-        if now <= self._newest:
+    def _name(self, base: Backup, look: _Look) -> str:
+        """A name for the next segment, which tells when it looked, and that it was after all that was there, though the clock be set back.
+
+        Of two who ship to one storage, who has looked last leads furthest, not who is last to store what was found.
+        """
+        now = look.began_at
+        if now <= look.newest:
             self._note_names(self._catalog.storage.names())
             now = self._newest + 1
-        self._newest = now
+        self._newest = max(self._newest, now)
         return segments.name_of(base, now)
 
     def _ship_changes(self, log: Log) -> None:
@@ -307,7 +310,7 @@ class Shipping:
         return size <= IN_MEMORY or log.used - size > GIVE_UP
 
     def _look(self, log: Log, read: Callable[[], Changes]) -> _Look:
-        began_at = self._engine.clock()
+        newest, began_at = self._newest, self._engine.clock()
         changes = read()
         ended_at = self._engine.clock()
         with log.reading() as run:
@@ -315,7 +318,7 @@ class Shipping:
             journaling = journal.journaling(run)
         journaled = journaling is not None and journaling == self._journaling
         self._journaling = journaling
-        return _Look(changes, began_at, ended_at, position, timestamp, journaled)
+        return _Look(changes, newest, began_at, ended_at, position, timestamp, journaled)
 
     def _send_waiting(self) -> None:
         if self._waiting is not None:
@@ -331,7 +334,7 @@ class Shipping:
             parent, place = self._sent
             if look.changes.start != place:
                 raise Discontinuity("the log goes on from another state than the one that was shipped last")
-            name = self._name(self._base)
+            name = self._name(self._base, look)
             changes = look.changes if look.changes.written <= MOST else look.changes.coalesce()
             compression = self.backups._compression
             segment = Segment(
@@ -372,6 +375,8 @@ class _Look(NamedTuple):
     """What was in the log, and what was known of it."""
 
     changes: Changes
+    newest: int
+    """The time in the newest name that was known before."""
     began_at: int
     ended_at: int
     position: int

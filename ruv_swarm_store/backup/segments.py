@@ -77,21 +77,13 @@ def names_of(names: frozenset[str], id: str) -> list[str]:
 
 
 def id_of(name: str) -> str:
-    """What a segment's name ends with: greater than the id of each backup and segment that was there before it."""
+    """What a segment's name ends with: greater than the id of each backup and segment that was there before its look."""
     return name.rpartition(".")[2]
 
 
 def last_id(names: frozenset[str], id: str) -> str:
     """The id of the last segment behind a backup, or its own."""
     return max([id, *map(id_of, names_of(names, id))])
-
-
-def shipped_at(name: str) -> int:
-    """When a segment was named, in milliseconds since the epoch."""
-    try:
-        return int(id_of(name).replace("-", "")[:12], 16)
-    except ValueError:
-        return 0
 
 
 def chunks(segment: Segment, changes: Changes) -> Iterator[bytes]:
