@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from ruv_swarm_store import engines
 from ruv_swarm_store.backup import creating, drill, points, restoring, retention, verification
-from ruv_swarm_store.backup.catalog import Catalog, Contents, Progress
+from ruv_swarm_store.backup.catalog import Catalog, Contents, Progress, id_of
 from ruv_swarm_store.backup.drill import Drill
 from ruv_swarm_store.backup.encryption import Key
 from ruv_swarm_store.backup.frames import Compression, best_compression, known
@@ -20,7 +20,6 @@ from ruv_swarm_store.backup.remote import FsspecStorage
 from ruv_swarm_store.backup.restoring import Restoration
 from ruv_swarm_store.backup.retention import Pruning, Retention
 from ruv_swarm_store.backup.schedule import Schedule
-from ruv_swarm_store.backup.segments import id_of, last_id
 from ruv_swarm_store.backup.storage import BackupStorage, DirectoryStorage
 from ruv_swarm_store.backup.verification import Verification
 from ruv_swarm_store.clock import Moment, duration, milliseconds, system_clock
@@ -268,7 +267,7 @@ def _damage(contents: Contents, point: Point | None) -> StoreError | None:
     for id in sorted({*contents.unreadable, *contents.backups}, reverse=True):
         if point is not None:
             until = id_of(point.segments[-1]) if point.segments else point.backup.id
-            if last_id(contents.names, id) <= until:
+            if contents.last_id(id) <= until:
                 continue
         try:
             contents.chain(id)

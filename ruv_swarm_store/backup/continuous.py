@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from ruv_swarm_store.backup import points, segments
 from ruv_swarm_store.backup.catalog import Contents
-from ruv_swarm_store.backup.manifest import Backup, time_of
+from ruv_swarm_store.backup.manifest import Backup
 from ruv_swarm_store.backup.segments import Segment
 from ruv_swarm_store.clock import duration
 from ruv_swarm_store.engines import journal
@@ -237,7 +237,7 @@ class Shipping:
             self._sent = None, newest.place
             self._shipped = Shipped(newest.began_at, newest.position, newest.manifest)
         contents = self._catalog.contents()
-        self._note_names(contents.names)
+        self._newest = max(self._newest, contents.time)
         self._root = contents.chain(newest.id)[0].id
         assert self._shipped is not None
         with log.reading() as run:
@@ -265,14 +265,11 @@ class Shipping:
     def _look_around(self) -> None:
         """Has it change over to a newer full backup if there is one, so that segments go when old backups go."""
         contents = self._catalog.contents()
-        self._note_names(contents.names)
+        self._newest = max(self._newest, contents.time)
         newest = contents.newest()
         assert self._base is not None
         if newest is None or self._base.id not in contents.backups or contents.chain(newest.id)[0].id != self._root:
             self._forget()
-
-    def _note_names(self, names: Iterable[str]) -> None:
-        self._newest = max(self._newest, max(map(time_of, names), default=0))
 
     def _name(self, base: Backup, look: _Look) -> str:
         """A name for the next segment, which tells when it looked, and that it was after all that was there, though the clock be set back.
@@ -281,8 +278,7 @@ class Shipping:
         """
         now = look.began_at
         if now <= look.newest:
-            self._note_names(self._catalog.storage.names())
-            now = self._newest + 1
+            now = max(self._newest, self._catalog.contents().time) + 1
         self._newest = max(self._newest, now)
         return segments.name_of(base, now)
 

@@ -27,6 +27,7 @@ Role = Literal["pages", "hashes", "rows"]
 """What a file of a backup holds, which is how its name ends."""
 
 MANIFEST = "manifest"
+SEGMENT = "log"
 
 
 class Part(Struct, frozen=True):

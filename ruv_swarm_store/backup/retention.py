@@ -9,7 +9,6 @@ from msgspec import Struct
 
 from ruv_swarm_store.backup.catalog import Catalog, Contents, owner
 from ruv_swarm_store.backup.manifest import MANIFEST, Backup, file_name, time_of
-from ruv_swarm_store.backup.segments import last_id
 from ruv_swarm_store.backup.storage import PART
 from ruv_swarm_store.codec import integer
 from ruv_swarm_store.errors import InvalidValue, NotFound
@@ -125,7 +124,7 @@ def _lines(contents: Contents, backups: Iterable[Backup]) -> list[list[Backup]]:
 
 def _leads_furthest(contents: Contents, backup: Backup, newest: Backup) -> bool:
     """Whether what was shipped after a backup goes further than the newest one and what was shipped after that."""
-    return last_id(contents.names, backup.id) > last_id(contents.names, newest.id)
+    return contents.last_id(backup.id) > contents.last_id(newest.id)
 
 
 def _below(line: Sequence[Backup], ids: Iterable[str]) -> set[str]:
