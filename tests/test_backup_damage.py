@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ruv_swarm_store import Conflict, InvalidValue, NewEvent, Store
-from ruv_swarm_store.backup import manifest, restoring
+from ruv_swarm_store.backup import continuous, manifest, restoring
 from ruv_swarm_store.backup.backups import Backups
 from ruv_swarm_store.backup.storage import DirectoryStorage, MemoryStorage
 from ruv_swarm_store.errors import CorruptBackup, CorruptDatabase, StoreError, Unavailable, Unsupported
@@ -685,6 +685,51 @@ def test_the_latest_state_is_not_an_older_one_in_silence(tmp_path: Path, clock: 
         clock.advance(60)
         third = backups.create()
         assert Backups.of(storage).restore(into=tmp_path / "new.db", dry_run=True).backup == third.id
+
+
+@pytest.mark.parametrize("following", ["segments", "drill"])
+def test_a_newest_manifest_that_is_missing_is_told(path: Path, tmp_path: Path, following: str, monkeypatch: pytest.MonkeyPatch):
+    storage = MemoryStorage()
+    with Store.open(path) as store:
+        backups = store.backup_to(storage)
+        first = backups.create()
+        time.sleep(0.003)
+        if following == "drill":
+            second = backups.create()
+            assert backups.drill().passed
+        else:
+            monkeypatch.setattr(continuous, "LOOK_AROUND", 0.0)
+            with backups.continuous(60) as shipping:
+                shipping.ship()
+                backups.create()
+                shipping.ship()
+                store.tasks.enqueue("crawl")
+                shipped = shipping.ship().name
+            assert ".log." in shipped
+            second = backups.get(shipped.partition(".")[0])
+        manifest = storage._files.pop(second.manifest)
+        lost = Backups.of(storage)
+        assert [problem.file for problem in lost.verify().problems] == [second.manifest]
+        with pytest.raises(CorruptBackup, match="is missing") as caught:
+            lost.restore(into=tmp_path / "new.db", dry_run=True)
+        assert caught.value.data["file"] == second.manifest
+        assert not lost.drill().passed
+        assert lost.restore(first, into=tmp_path / "new.db", dry_run=True).exact
+        lost.now = lambda: time.time_ns() // 1_000_000 + 7 * 86_400_000
+        pruned = lost.prune(1)
+        assert (pruned.leftovers, pruned.broken, pruned.removed) == ((), (second.id,), ())
+        alone = MemoryStorage()
+        alone._files = {name: data for name, data in storage._files.items() if not name.startswith(first.id)}
+        with pytest.raises(CorruptBackup, match="is missing"):
+            Backups.of(alone).restore(into=tmp_path / "new.db", dry_run=True)
+        storage._files[second.manifest] = manifest  # a copy of it was found
+        assert Backups.of(storage).verify().ok
+        storage._files.pop(second.manifest)
+        time.sleep(0.003)
+        third = backups.create()  # whatever was in it is in this one
+        assert Backups.of(storage).verify().ok
+        assert Backups.of(storage).restore(into=tmp_path / "new.db", dry_run=True).backup == third.id
+        assert second.name("pages") in lost.prune(1).leftovers
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no modes")

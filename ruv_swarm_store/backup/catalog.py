@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from ruv_swarm_store.backup.encryption import Cipher, Encryption, Key, Keyring
 from ruv_swarm_store.backup.frames import Compression, FrameReader, FrameWriter
 from ruv_swarm_store.backup.manifest import (
+    DRILL,
     MANIFEST,
     SEGMENT,
     Backup,
@@ -161,6 +162,23 @@ class Catalog:
             id, _, rest = name.partition(".")
             files.setdefault(id, {}).setdefault(rest.partition(".")[0], []).append(name)
         return Contents(backups, unreadable, frozenset(names), files, fitting, self.origin)
+
+    def lost(self, contents: Contents) -> list[str]:
+        """Backups beyond the latest state, of which only the manifest is missing: each was there, for something was shipped or drilled.
+
+        Who prunes never begins with one of these, and what it leaves when it is killed is not beyond the latest state.
+        """
+        latest = max(map(contents.last_id, filter(contents.whole, contents.backups)), default="")
+        found = []
+        for id, files in contents.files.items():
+            if MANIFEST in files or not ({"pages", "hashes"} <= files.keys() or "rows" in files) or contents.last_id(id) <= latest:
+                continue
+            if any(name.count(".") == 2 for kind in (SEGMENT, DRILL) for name in files.get(kind, ())):
+                try:
+                    self.storage.size(file_name(id, MANIFEST))
+                except NotFound:  # not only written while the names were listed
+                    found.append(id)
+        return found
 
     def _load(self, id: str, name: str) -> Backup:
         data = b"".join(self.storage.read(name))

@@ -28,6 +28,7 @@ Role = Literal["pages", "hashes", "rows"]
 
 MANIFEST = "manifest"
 SEGMENT = "log"
+DRILL = "drill"
 
 
 class Part(Struct, frozen=True):
