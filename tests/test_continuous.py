@@ -239,6 +239,31 @@ def test_what_leaves_no_event_comes_along_within_one_look(path: Path) -> None:
             assert old.messages.count() <= 1
 
 
+def test_what_was_begun_before_an_instant_and_committed_after_is_not_restored(path: Path) -> None:
+    with Store.open(path, journal=True) as store, store.backup_to(MemoryStorage()).continuous(60) as shipping:
+        backups = shipping.backups
+        shipping.ship()
+        wanted = []
+        for number in range(2):  # behind the backup, and behind a segment
+            with store.transaction() as unit:
+                unit.config.set("key", number)
+                time.sleep(0.003)
+                wanted.append((store._engine.clock(), number - 1 if number else None))
+                time.sleep(0.003)
+                looked = threading.Thread(target=shipping.ship)  # finds nothing
+                looked.start()
+                looked.join()
+            shipping.ship()
+        store.config.set("key", 2)
+        shipping.ship()
+        for number, (instant, value) in enumerate(wanted):
+            found = backups.restore(into=path.with_name(f"{number}.db"), at=instant)
+            assert found.exact
+            with Store.open(path.with_name(f"{number}.db")) as old:
+                assert old.config.get("key") == value
+        assert restored(backups, path) == rows(store)
+
+
 def test_without_a_journal_nothing_committed_after_an_instant_is_restored(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     look = SQLiteLog._look
     with Store.open(path) as store, store.backup_to(MemoryStorage()).continuous(60) as shipping:

@@ -338,6 +338,7 @@ class Shipping:
                 start=changes.start,
                 end=changes.end,
                 began_at=look.began_at,
+                after=min(self._shipped.instant, look.began_at),
                 ended_at=look.ended_at,
                 position=look.position,
                 timestamp=look.timestamp,

@@ -81,8 +81,8 @@ def _reach(catalog: Catalog, contents: Contents, backup: Backup, at: int | None,
     exact = at is None and (position is None or position == backup.position)
     for name, segment in chain(catalog, contents, backup):
         if at is not None:
-            if (taken[-1][1] if taken else backup).began_at > at:
-                exact = bool(taken) and taken[-1][1].journaled
+            if max(segment.after, (taken[-1][1] if taken else backup).began_at) > at:
+                exact = taken[-1][1].journaled if taken else segment.after > at
                 break  # all that is in it was committed after that
             if segment.ended_at > at and (segment.coalesced or not segment.journaled):
                 break

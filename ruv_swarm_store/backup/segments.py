@@ -33,6 +33,8 @@ class Segment(Struct, frozen=True, kw_only=True):
     """The state that it leads to."""
     began_at: int
     """Everything committed before is in it, or in what it continues."""
+    after: int = 0
+    """Nothing committed before is in it: then the look before it began, which may have found nothing. 0 where that was not noted."""
     ended_at: int
     """Nothing committed after is in it."""
     position: int
