@@ -905,6 +905,42 @@ def test_of_two_who_ship_to_one_storage_who_has_looked_last_leads_furthest(
         assert not one.backups.verify().problems
 
 
+def test_two_who_ship_elsewhere_keep_the_log_short_all_the_same(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"SHORTEN": 300_000, "CROWDED": 1_000_000, "BETWEEN": 0.0, "ASIDE": 0.2}.items():
+        monkeypatch.setattr(continuous, name, value)
+    with Store.open(path) as store:
+        storages = MemoryStorage(), MemoryStorage()
+        with store.backup_to(storages[0]).continuous(0.02) as one, store.backup_to(storages[1]).continuous(0.02) as other:
+            one.ship()
+            other.ship()
+            longest = 0
+            for number in range(4_000):
+                store.config.set(f"key-{number % 7}", os.urandom(5_000).hex())
+                longest = max(longest, one.status().log_bytes)
+            assert longest < 35_000_000, "without it, 4 000 commits take 55 MB"
+            assert one.status().failures == other.status().failures == 0
+        for storage in storages:
+            assert restored(Backups.of(storage), path) == rows(store)
+            assert not Backups.of(storage).verify(integrity=False).problems
+
+
+def test_who_reads_for_long_costs_no_increment(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"SHORTEN": 50_000, "CROWDED": 100_000, "BETWEEN": 0.0, "ASIDE": 0.0}.items():
+        monkeypatch.setattr(continuous, name, value)
+    with Store.open(path) as store, store.backup_to(MemoryStorage()).continuous(60) as shipping:
+        shipping.ship()
+        aside: list[int] = []
+        step_aside = shipping._step_aside
+        monkeypatch.setattr(shipping, "_step_aside", lambda log: aside.append(1) or step_aside(log))
+        with store._engine.snapshot():
+            for _ in range(30):
+                store.config.set("key", os.urandom(5_000).hex())
+                shipping.ship()
+        assert aside
+        assert shipping.status().backups == 1
+        assert restored(shipping.backups, path) == rows(store)
+
+
 def test_a_fork_neither_ships_nor_stops_what_its_parent_ships(path: Path) -> None:
     with Store.open(path) as store, store.backup_to(path.with_name("backups")).continuous(0.01) as shipping:
         shipping.ship()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -33,6 +34,10 @@ BETWEEN = 0.2
 """Seconds between two attempts at that, which somebody who reads for long can foil."""
 GIVE_UP = 512 << 20
 """Bytes it may grow to while the storage fails; then it is let go, and what was changed is found by comparing pages."""
+CROWDED = 128 << 20
+"""Bytes, once to twice as many, that it may grow to while others, such as who ships the same elsewhere, keep it from being begun anew."""
+ASIDE = 1.0
+"""Seconds for which it is let go then. Two who hold it keep each other from it for ever."""
 MOST = 16_000
 """Pages in a segment. Of more, each is shipped once, as one commit: what is committed faster than that must not pile up."""
 LOOK_AROUND = 10.0
@@ -110,6 +115,9 @@ class Shipping:
         self._waiting: _Look | None = None
         """What was taken out of the log and is not stored."""
         self._shortened = self._looked_around = 0.0
+        self._tried = 0
+        """What was used of the log when it was last to be begun anew."""
+        self._crowded = CROWDED * random.uniform(1, 2)  # not for all the same: one who lets go is enough
         self._shipped: Shipped | None = None
         self._segments = self._bytes = self._made = self._failures = 0
         self._failure: StoreError | None = None
@@ -285,7 +293,11 @@ class Shipping:
     def _ship_changes(self, log: Log) -> None:
         self._send_waiting()
         look = self._look(log, log.read)
-        if self._is_to_be_shortened(log, look.changes):
+        if log.used > self._tried > self._crowded:  # in vain
+            self._send(look)
+            log.stored(look.changes)
+            self._step_aside(log)
+        elif self._is_to_be_shortened(log, look.changes):
             # Into memory first: what is committed while the storage is written to would only make the log longer.
             self._shortened = time.monotonic()
             try:
@@ -294,10 +306,23 @@ class Shipping:
             except BaseException:
                 self._forget()  # some of it counts as stored by now, and is not
                 raise
+            self._tried = log.used
             self._send_waiting()
         else:
             self._send(look)
             log.stored(look.changes)
+
+    def _step_aside(self, log: Log) -> None:
+        """Lets others begin the log anew, and goes on if nobody did."""
+        logger.warning("others keep the log, of %d bytes, from being begun anew: it is let go for a moment", log.used)
+        self._tried = 0
+        log.let_go()
+        self._stopping.wait(ASIDE)
+        log.hold()
+        if not log.resume(self._sent[1]):
+            raise Discontinuity(
+                "the log was begun anew for others who keep it", hint="An increment makes good what was committed meanwhile"
+            )
 
     def _is_to_be_shortened(self, log: Log, changes: Changes) -> bool:
         if not changes.commits or log.used <= SHORTEN or time.monotonic() - self._shortened <= BETWEEN:
