@@ -676,6 +676,40 @@ def test_a_newer_full_backup_takes_over_and_old_segments_go_with_the_old_one(pat
         assert not backups.verify().problems
 
 
+@pytest.mark.parametrize("begun_anew", [False, True])
+def test_an_increment_takes_over_so_that_less_is_to_be_applied(path: Path, begun_anew: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(continuous, "BETWEEN", 0.0)
+    with Store.open(path, journal=True) as store, store.backup_to(MemoryStorage()).continuous(60) as shipping:
+        backups = shipping.backups
+        base = shipping.ship().name.partition(".")[0]
+        for number in range(5):
+            store.config.set("old", number)
+            shipping.ship()
+        time.sleep(0.003)
+        instant = store._engine.clock()
+        time.sleep(0.003)
+        store.config.set("old", 5)
+        shipping.ship()
+        increment = backups.create("incremental")
+        for number in range(3 * begun_anew):  # and the log does not go back to the increment
+            monkeypatch.setattr(continuous, "SHORTEN", 0)
+            store.config.set("old", number)
+            shipping.ship()
+        monkeypatch.setattr(continuous, "LOOK_AROUND", 0.0)
+        for number in range(3):
+            store.config.set("new", number)
+            told = shipping.ship()
+        assert told.name.partition(".")[0] == (base if begun_anew else increment.id)
+        assert shipping.status().backups == 1
+        point = backups.restore(into=path.with_name("planned.db"), dry_run=True)
+        assert len(point.segments) == (12 if begun_anew else 3)
+        assert restored(backups, path) == rows(store)
+        assert backups.restore(into=path.with_name("old.db"), at=instant).exact
+        with Store.open(path.with_name("old.db")) as old:
+            assert old.config.get("old") == 4
+        assert not backups.verify().problems
+
+
 def test_at_its_end_shipping_has_changed_over_to_a_newer_full_backup(path: Path) -> None:
     with Store.open(path) as store:
         backups = store.backup_to(MemoryStorage())

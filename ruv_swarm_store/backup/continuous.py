@@ -8,6 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -107,6 +108,8 @@ class Shipping:
         self._base: Backup | None = None
         self._root: str | None = None
         """The full backup below it."""
+        self._passed_over: str | None = None
+        """The last increment that others have made; it may be one that the log does not go back to."""
         self._sent: tuple[str | None, str | None] = None, None
         """The last segment, None when there is none behind the backup; and the state that it, or the backup, leads to."""
         self._newest = 0
@@ -271,13 +274,20 @@ class Shipping:
         return True
 
     def _look_around(self) -> None:
-        """Has it change over to a newer full backup if there is one, so that segments go when old backups go."""
+        """Has it change over to a newer backup if there is one: segments go when old backups go, and fewer are to be applied."""
         contents = self._catalog.contents()
         self._newest = max(self._newest, contents.time)
         newest = contents.newest()
         assert self._base is not None
         if newest is None or self._base.id not in contents.backups or contents.chain(newest.id)[0].id != self._root:
             self._forget()
+        elif newest.id not in (self._base.id, self._passed_over) and not self._engine.within:
+            self._passed_over = newest.id
+            with closing(self._engine.log()) as log:
+                log.hold()
+                # Not at the price of another increment, behind which all others who ship would change over, too.
+                if self._continue(log, contents, newest):
+                    self._forget()
 
     def _name(self, base: Backup, look: _Look) -> str:
         """A name for the next segment, which tells when it looked, and that it was after all that was there, though the clock be set back.
