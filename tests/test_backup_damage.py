@@ -1,6 +1,7 @@
 """Damage is named and never restored; what is already there is touched by nothing but a restoration that has succeeded."""
 
 import os
+import random
 import shutil
 import sqlite3
 import subprocess
@@ -14,8 +15,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import select
 
-from ruv_swarm_store import Conflict, InvalidValue, NewEvent, Store
+from ruv_swarm_store import Conflict, InvalidValue, NewEvent, Store, schema
 from ruv_swarm_store.backup import continuous, manifest, restoring
 from ruv_swarm_store.backup.backups import Backups
 from ruv_swarm_store.backup.storage import DirectoryStorage, MemoryStorage
@@ -502,8 +504,7 @@ from ruv_swarm_store.backup.backups import Backups
 backups = Backups.of(sys.argv[1])
 print("ready", flush=True)
 while True:
-    for backup in backups.list():
-        backups.restore(backup, into=sys.argv[2], overwrite=True)
+    backups.restore(sys.argv[3], into=sys.argv[2], overwrite=True)
 """
 
 
@@ -511,20 +512,27 @@ while True:
 def test_a_kill_during_a_restoration_leaves_one_store_or_the_other(store: Store, tmp_path: Path, environment: dict[str, str]):
     storage = DirectoryStorage(tmp_path / "kept")
     backups = store.backup_to(storage)
-    backups.create()
+    made = [backups.create()]
     store.tasks.enqueue_many([("crawl", {"text": "x" * 500})] * 500)
-    backups.create()
-    target = other(tmp_path / "target.db", 3)
+    made.append(backups.create())
+    target = tmp_path / "target.db"
     seen = set()
-    for number in range(3):
-        arguments = [sys.executable, "-c", RESTORE, str(tmp_path / "kept"), str(target)]
+    deadline = time.monotonic() + 120
+    number = 0
+    while seen != {3, 10, 510}:  # before the first restoration, and after one of either backup
+        assert time.monotonic() < deadline, seen
+        number += 1
+        for path in tmp_path.glob("target.db*"):
+            path.unlink()
+        other(target, 3)
+        arguments = [sys.executable, "-c", RESTORE, str(tmp_path / "kept"), str(target), made[number % 2].id]
         with subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
-            time.sleep(0.02 * number)
+            time.sleep(random.uniform(0, 0.3) * number)
             process.kill()
         seen.add(count(target))
-    assert seen <= {3, 10, 510}
+        assert seen <= {3, 10, 510}
     backups.restore(into=target, overwrite=True)
     assert count(target) == 510
     left = list(tmp_path.glob(".target.db.restoring-*"))
@@ -532,6 +540,26 @@ def test_a_kill_during_a_restoration_leaves_one_store_or_the_other(store: Store,
         os.utime(path, (time.time() - restoring.ABANDONED - 1,) * 2)
     backups.restore(into=target, overwrite=True)
     assert list(tmp_path.glob(".target.db.restoring-*")) == []
+
+
+def test_an_increment_after_few_random_changes_is_small(path: Path):
+    chance = random.Random(1)
+    with Store.open(path) as store:
+        while path.stat().st_size < 30_000_000:
+            payloads = [{"url": chance.randbytes(40).hex(), "text": "word " * 250, "number": number} for number in range(1_000)]
+            store.tasks.enqueue_many([("crawl", payload) for payload in payloads])
+        backups = store.backup_to(MemoryStorage(), compression="none")
+        full = backups.create()
+        ids = [row[0] for row in store.execute(select(schema.tasks.c.id))]
+        with store.transaction() as work:
+            for id in chance.sample(ids, 250):  # as 1 000 in 120 MB
+                work.execute(schema.tasks.update().where(schema.tasks.c.id == id).values(error_message="changed"))
+        increment = backups.create("incremental")
+        assert increment.kind == "incremental"
+        assert increment.size < 0.08 * full.size, increment.size / full.size
+        backups.restore(into=path.with_name("restored.db"))
+        with Store.open(path.with_name("restored.db")) as copy:
+            assert sum(task.error_message == "changed" for task in copy.tasks.query().all()) == 250
 
 
 def test_ten_writers_and_backups_at_once(store: Store, tmp_path: Path):

@@ -182,12 +182,15 @@ def test_five_instants_under_load_are_restored_row_for_row(path: Path, compressi
         backups = Backups(storage, store._engine, compression=compression)
         with backups.continuous(0.03) as shipping, working(store, threads=2):
             shipping.ship()
+            position = 0
             for _ in range(5):
                 time.sleep(0.1)
+                until(lambda: store.events.last_position() > position)
                 with store.transaction() as unit:  # now nobody else writes
                     time.sleep(0.003)
                     instant = store._engine.clock()
-                    recorded.append((instant, unit.events.read_all(backward=True, limit=1)[0].position, rows(unit)))
+                    position = unit.events.read_all(backward=True, limit=1)[0].position
+                    recorded.append((instant, position, rows(unit)))
                     time.sleep(0.003)
             for later in range(2):  # what is known of the last segment's newest event is a look old
                 store.config.set("later", later)
