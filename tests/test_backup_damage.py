@@ -2,6 +2,7 @@
 
 import errno
 import os
+import random
 import shutil
 import sqlite3
 import subprocess
@@ -16,10 +17,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import insert
+from sqlalchemy import insert, select
 
 from ruv_swarm_store import Conflict, InvalidValue, NewEvent, NotFound, Store, schema
-from ruv_swarm_store.backup import manifest, restoring
+from ruv_swarm_store.backup import continuous, manifest, restoring
 from ruv_swarm_store.backup.backups import Backups
 from ruv_swarm_store.backup.storage import DirectoryStorage, MemoryStorage
 from ruv_swarm_store.errors import CorruptBackup, CorruptDatabase, StoreError, Unavailable, Unsupported
@@ -565,8 +566,7 @@ from ruv_swarm_store.backup.backups import Backups
 backups = Backups.of(sys.argv[1])
 print("ready", flush=True)
 while True:
-    for backup in backups.list():
-        backups.restore(backup, into=sys.argv[2], overwrite=True)
+    backups.restore(sys.argv[3], into=sys.argv[2], overwrite=True)
 """
 
 
@@ -574,20 +574,27 @@ while True:
 def test_a_kill_during_a_restoration_leaves_one_store_or_the_other(store: Store, tmp_path: Path, environment: dict[str, str]):
     storage = DirectoryStorage(tmp_path / "kept")
     backups = store.backup_to(storage)
-    backups.create()
+    made = [backups.create()]
     store.tasks.enqueue_many([("crawl", {"text": "x" * 500})] * 500)
-    backups.create()
-    target = other(tmp_path / "target.db", 3)
+    made.append(backups.create())
+    target = tmp_path / "target.db"
     seen = set()
-    for number in range(3):
-        arguments = [sys.executable, "-c", RESTORE, str(tmp_path / "kept"), str(target)]
+    deadline = time.monotonic() + 120
+    number = 0
+    while seen != {3, 10, 510}:  # before the first restoration, and after one of either backup
+        assert time.monotonic() < deadline, seen
+        number += 1
+        for path in tmp_path.glob("target.db*"):
+            path.unlink()
+        other(target, 3)
+        arguments = [sys.executable, "-c", RESTORE, str(tmp_path / "kept"), str(target), made[number % 2].id]
         with subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
-            time.sleep(0.02 * number)
+            time.sleep(random.uniform(0, 0.3) * number)
             process.kill()
         seen.add(count(target))
-    assert seen <= {3, 10, 510}
+        assert seen <= {3, 10, 510}
     backups.restore(into=target, overwrite=True)
     assert count(target) == 510
     left = list(tmp_path.glob(".target.db.restoring-*"))
@@ -638,6 +645,26 @@ def test_what_a_killed_drill_leaves_goes_after_a_day(
             assert left.exists()
     assert backups.verify().ok
     assert [path.name for path in temporary.iterdir()] == ["another"]
+
+
+def test_an_increment_after_few_random_changes_is_small(path: Path):
+    chance = random.Random(1)
+    with Store.open(path) as store:
+        while path.stat().st_size < 30_000_000:
+            payloads = [{"url": chance.randbytes(40).hex(), "text": "word " * 250, "number": number} for number in range(1_000)]
+            store.tasks.enqueue_many([("crawl", payload) for payload in payloads])
+        backups = store.backup_to(MemoryStorage(), compression="none")
+        full = backups.create()
+        ids = [row[0] for row in store.execute(select(schema.tasks.c.id))]
+        with store.transaction() as work:
+            for id in chance.sample(ids, 250):  # as 1 000 in 120 MB
+                work.execute(schema.tasks.update().where(schema.tasks.c.id == id).values(error_message="changed"))
+        increment = backups.create("incremental")
+        assert increment.kind == "incremental"
+        assert increment.size < 0.08 * full.size, increment.size / full.size
+        backups.restore(into=path.with_name("restored.db"))
+        with Store.open(path.with_name("restored.db")) as copy:
+            assert sum(task.error_message == "changed" for task in copy.tasks.query().all()) == 250
 
 
 def test_ten_writers_and_backups_at_once(store: Store, tmp_path: Path):
@@ -795,6 +822,51 @@ def test_the_latest_state_is_not_an_older_one_in_silence(tmp_path: Path, clock: 
         clock.advance(60)
         third = backups.create()
         assert Backups.of(storage).restore(into=tmp_path / "new.db", dry_run=True).backup == third.id
+
+
+@pytest.mark.parametrize("following", ["segments", "drill"])
+def test_a_newest_manifest_that_is_missing_is_told(path: Path, tmp_path: Path, following: str, monkeypatch: pytest.MonkeyPatch):
+    storage = MemoryStorage()
+    with Store.open(path) as store:
+        backups = store.backup_to(storage)
+        first = backups.create()
+        time.sleep(0.003)
+        if following == "drill":
+            second = backups.create()
+            assert backups.drill().passed
+        else:
+            monkeypatch.setattr(continuous, "LOOK_AROUND", 0.0)
+            with backups.continuous(60) as shipping:
+                shipping.ship()
+                backups.create()
+                shipping.ship()
+                store.tasks.enqueue("crawl")
+                shipped = shipping.ship().name
+            assert ".log." in shipped
+            second = backups.get(shipped.partition(".")[0])
+        manifest = storage._files.pop(second.manifest)
+        lost = Backups.of(storage)
+        assert [problem.file for problem in lost.verify().problems] == [second.manifest]
+        with pytest.raises(CorruptBackup, match="is missing") as caught:
+            lost.restore(into=tmp_path / "new.db", dry_run=True)
+        assert caught.value.data["file"] == second.manifest
+        assert not lost.drill().passed
+        assert lost.restore(first, into=tmp_path / "new.db", dry_run=True).exact
+        lost.now = lambda: time.time_ns() // 1_000_000 + 7 * 86_400_000
+        pruned = lost.prune(1)
+        assert (pruned.leftovers, pruned.broken, pruned.removed) == ((), (second.id,), ())
+        alone = MemoryStorage()
+        alone._files = {name: data for name, data in storage._files.items() if not name.startswith(first.id)}
+        with pytest.raises(CorruptBackup, match="is missing"):
+            Backups.of(alone).restore(into=tmp_path / "new.db", dry_run=True)
+        storage._files[second.manifest] = manifest  # a copy of it was found
+        assert Backups.of(storage).verify().ok
+        storage._files.pop(second.manifest)
+        time.sleep(0.003)
+        third = backups.create()  # whatever was in it is in this one
+        assert Backups.of(storage).verify().ok
+        assert Backups.of(storage).restore(into=tmp_path / "new.db", dry_run=True).backup == third.id
+        assert second.name("pages") in lost.prune(1).leftovers
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no modes")

@@ -91,8 +91,8 @@ def test_fleets_killed_at_any_time_lose_nothing_shipped(tmp_path: Path, harbour:
 
 
 def instants(directory: Path) -> list[int]:
-    """When what is in the storage was committed, as it was told each time."""
-    return [int(words[1]) for words in lines(directory / "shipped") if words[0] == "shipped"]
+    """When what is in the storage was committed, as those who ship were told each time, in order."""
+    return sorted(int(words[1]) for words in lines(directory / "shipped") if words[0] == "shipped")
 
 
 def acknowledged(directory: Path, before: int) -> list[list[str]]:
@@ -182,12 +182,15 @@ def test_five_instants_under_load_are_restored_row_for_row(path: Path, compressi
         backups = Backups(storage, store._engine, compression=compression)
         with backups.continuous(0.03) as shipping, working(store, threads=2):
             shipping.ship()
+            position = 0
             for _ in range(5):
                 time.sleep(0.1)
+                until(lambda: store.events.last_position() > position)
                 with store.transaction() as unit:  # now nobody else writes
                     time.sleep(0.003)
                     instant = store._engine.clock()
-                    recorded.append((instant, unit.events.read_all(backward=True, limit=1)[0].position, rows(unit)))
+                    position = unit.events.read_all(backward=True, limit=1)[0].position
+                    recorded.append((instant, position, rows(unit)))
                     time.sleep(0.003)
             for later in range(2):  # what is known of the last segment's newest event is a look old
                 store.config.set("later", later)
@@ -237,6 +240,31 @@ def test_what_leaves_no_event_comes_along_within_one_look(path: Path) -> None:
         with Store.open(path.with_name("old.db")) as old:
             assert old.config.get("key") == 1
             assert old.messages.count() <= 1
+
+
+def test_what_was_begun_before_an_instant_and_committed_after_is_not_restored(path: Path) -> None:
+    with Store.open(path, journal=True) as store, store.backup_to(MemoryStorage()).continuous(60) as shipping:
+        backups = shipping.backups
+        shipping.ship()
+        wanted = []
+        for number in range(2):  # behind the backup, and behind a segment
+            with store.transaction() as unit:
+                unit.config.set("key", number)
+                time.sleep(0.003)
+                wanted.append((store._engine.clock(), number - 1 if number else None))
+                time.sleep(0.003)
+                looked = threading.Thread(target=shipping.ship)  # finds nothing
+                looked.start()
+                looked.join()
+            shipping.ship()
+        store.config.set("key", 2)
+        shipping.ship()
+        for number, (instant, value) in enumerate(wanted):
+            found = backups.restore(into=path.with_name(f"{number}.db"), at=instant)
+            assert found.exact
+            with Store.open(path.with_name(f"{number}.db")) as old:
+                assert old.config.get("key") == value
+        assert restored(backups, path) == rows(store)
 
 
 def test_without_a_journal_nothing_committed_after_an_instant_is_restored(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -651,6 +679,40 @@ def test_a_newer_full_backup_takes_over_and_old_segments_go_with_the_old_one(pat
         assert not backups.verify().problems
 
 
+@pytest.mark.parametrize("begun_anew", [False, True])
+def test_an_increment_takes_over_so_that_less_is_to_be_applied(path: Path, begun_anew: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(continuous, "BETWEEN", 0.0)
+    with Store.open(path, journal=True) as store, store.backup_to(MemoryStorage()).continuous(60) as shipping:
+        backups = shipping.backups
+        base = shipping.ship().name.partition(".")[0]
+        for number in range(5):
+            store.config.set("old", number)
+            shipping.ship()
+        time.sleep(0.003)
+        instant = store._engine.clock()
+        time.sleep(0.003)
+        store.config.set("old", 5)
+        shipping.ship()
+        increment = backups.create("incremental")
+        for number in range(3 * begun_anew):  # and the log does not go back to the increment
+            monkeypatch.setattr(continuous, "SHORTEN", 0)
+            store.config.set("old", number)
+            shipping.ship()
+        monkeypatch.setattr(continuous, "LOOK_AROUND", 0.0)
+        for number in range(3):
+            store.config.set("new", number)
+            told = shipping.ship()
+        assert told.name.partition(".")[0] == (base if begun_anew else increment.id)
+        assert shipping.status().backups == 1
+        point = backups.restore(into=path.with_name("planned.db"), dry_run=True)
+        assert len(point.segments) == (12 if begun_anew else 3)
+        assert restored(backups, path) == rows(store)
+        assert backups.restore(into=path.with_name("old.db"), at=instant).exact
+        with Store.open(path.with_name("old.db")) as old:
+            assert old.config.get("old") == 4
+        assert not backups.verify().problems
+
+
 def test_at_its_end_shipping_has_changed_over_to_a_newer_full_backup(path: Path) -> None:
     with Store.open(path) as store:
         backups = store.backup_to(MemoryStorage())
@@ -680,6 +742,53 @@ def test_what_is_told_to_be_shipped_is_so_behind_a_newer_full_backup_too(path: P
         assert backups.chain(told.name.partition(".")[0])[0].id == full.id
         assert told.instant >= instant
         backups.prune(1)
+        assert restored(backups, path) == rows(store)
+
+
+@pytest.mark.parametrize("shortening", [False, True])
+def test_nothing_is_told_to_be_shipped_behind_a_backup_that_was_pruned(
+    path: Path, shortening: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store.open(path) as store, store.backup_to(MemoryStorage()).continuous(60) as shipping:
+        shipping.ship()
+        store.config.set("key", 1)
+        shipping.ship()
+        backups = shipping.backups
+        time.sleep(0.003)
+        full = backups.create("full")
+        assert len(backups.prune(1).removed) == 1
+        assert restored(backups, path) == rows(store)
+        store.config.set("key", 2)
+        if shortening:
+            monkeypatch.setattr(continuous, "SHORTEN", 0)
+            monkeypatch.setattr(continuous, "BETWEEN", 0.0)
+        told = shipping.ship()
+        assert backups.chain(told.name.partition(".")[0])[0].id == full.id
+        assert restored(backups, path) == rows(store)
+        assert shipping.status().failures == 0
+
+
+def test_who_prunes_while_something_is_shipped_keeps_what_it_continues(path: Path) -> None:
+    class Pruning(MemoryStorage):
+        """A segment comes after the last look before the removal of what it continues, and its writer's look just before the removal."""
+
+        late: Callable[[], object] | None = None
+
+        def delete(self, name: str) -> None:
+            if self.late is not None:
+                late, self.late = self.late, None
+                late()
+            super().delete(name)
+
+    storage = Pruning()
+    with Store.open(path) as store, store.backup_to(storage).continuous(60) as shipping:
+        shipping.ship()
+        backups = shipping.backups
+        backups.create("full")
+        time.sleep(0.003)
+        store.config.set("key", 1)
+        storage.late = shipping.ship
+        assert backups.prune(1).removed == ()
         assert restored(backups, path) == rows(store)
 
 
@@ -803,6 +912,70 @@ def test_two_who_ship_the_same_store_do_not_disturb_each_other(path: Path) -> No
                 other.ship()
         assert restored(Backups.of(storage), path) == rows(store)
         assert not Backups.of(storage).verify().problems
+
+
+@pytest.mark.parametrize("noting", [False, True])
+def test_of_two_who_ship_to_one_storage_who_has_looked_last_leads_furthest(
+    path: Path, noting: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = MemoryStorage()
+    with Store.open(path) as store, store.backup_to(storage).continuous(60) as one, store.backup_to(storage).continuous(60) as other:
+        for key, shipping in enumerate((one, other, one, other)):
+            store.config.set("key", key)
+            shipping.ship()
+            time.sleep(0.003)
+        send = other._send
+
+        def late(look: Any) -> None:
+            time.sleep(0.003)
+            store.config.set("key", 5)
+            one.ship()
+            if noting:
+                other._look_around()
+            send(look)
+
+        store.config.set("key", 4)
+        with monkeypatch.context() as patch:
+            patch.setattr(other, "_send", late)
+            other._ship_changes(other._running())
+        assert restored(one.backups, path) == rows(store)
+        assert not one.backups.verify().problems
+
+
+def test_two_who_ship_elsewhere_keep_the_log_short_all_the_same(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"SHORTEN": 300_000, "CROWDED": 1_000_000, "BETWEEN": 0.0, "ASIDE": 0.2}.items():
+        monkeypatch.setattr(continuous, name, value)
+    with Store.open(path) as store:
+        storages = MemoryStorage(), MemoryStorage()
+        with store.backup_to(storages[0]).continuous(0.02) as one, store.backup_to(storages[1]).continuous(0.02) as other:
+            one.ship()
+            other.ship()
+            longest = 0
+            for number in range(4_000):
+                store.config.set(f"key-{number % 7}", os.urandom(5_000).hex())
+                longest = max(longest, one.status().log_bytes)
+            assert longest < 35_000_000, "without it, 4 000 commits take 55 MB"
+            assert one.status().failures == other.status().failures == 0
+        for storage in storages:
+            assert restored(Backups.of(storage), path) == rows(store)
+            assert not Backups.of(storage).verify(integrity=False).problems
+
+
+def test_who_reads_for_long_costs_no_increment(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"SHORTEN": 50_000, "CROWDED": 100_000, "BETWEEN": 0.0, "ASIDE": 0.0}.items():
+        monkeypatch.setattr(continuous, name, value)
+    with Store.open(path) as store, store.backup_to(MemoryStorage()).continuous(60) as shipping:
+        shipping.ship()
+        aside: list[int] = []
+        step_aside = shipping._step_aside
+        monkeypatch.setattr(shipping, "_step_aside", lambda log: aside.append(1) or step_aside(log))
+        with store._engine.snapshot():
+            for _ in range(30):
+                store.config.set("key", os.urandom(5_000).hex())
+                shipping.ship()
+        assert aside
+        assert shipping.status().backups == 1
+        assert restored(shipping.backups, path) == rows(store)
 
 
 def test_a_fork_neither_ships_nor_stops_what_its_parent_ships(path: Path) -> None:

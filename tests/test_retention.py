@@ -176,7 +176,7 @@ def test_what_killed_processes_leave_goes_after_a_day(tmp_path: Any, clock: Any)
             f"{orphan}.pages",
             f"{orphan}.hashes",
             f"{first.id}.drill.{new_id(clock.now)}.0a1b2c3d.part",
-            f"{orphan}.log.{new_id(clock.now)}",
+            f"{new_id(clock.now)}.log.{new_id(clock.now)}",  # shipped behind what was pruned
         ]
         for name in left:
             storage.write(name, [b"half"])

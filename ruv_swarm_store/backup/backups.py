@@ -10,17 +10,16 @@ from msgspec.structs import replace
 
 from ruv_swarm_store import engines
 from ruv_swarm_store.backup import creating, drill, points, restoring, retention, verification
-from ruv_swarm_store.backup.catalog import Catalog, Contents, Progress
+from ruv_swarm_store.backup.catalog import Catalog, Contents, Progress, id_of, missing
 from ruv_swarm_store.backup.drill import Drill
 from ruv_swarm_store.backup.encryption import Key
 from ruv_swarm_store.backup.frames import Compression, best_compression, known
-from ruv_swarm_store.backup.manifest import Backup, Format, Kind
+from ruv_swarm_store.backup.manifest import MANIFEST, Backup, Format, Kind, file_name
 from ruv_swarm_store.backup.points import Point
 from ruv_swarm_store.backup.remote import FsspecStorage
 from ruv_swarm_store.backup.restoring import Restoration
 from ruv_swarm_store.backup.retention import Pruning, Retention
 from ruv_swarm_store.backup.schedule import Schedule
-from ruv_swarm_store.backup.segments import id_of, last_id
 from ruv_swarm_store.backup.storage import BackupStorage, DirectoryStorage
 from ruv_swarm_store.backup.verification import Verification
 from ruv_swarm_store.clock import Moment, duration, milliseconds, system_clock
@@ -144,7 +143,7 @@ class Backups:
         """
         contents = self._catalog.contents()
         point = self._point(contents, id, at, position)
-        if id is None and at is None and position is None and (damage := _damage(self._meant(contents), point)) is not None:
+        if id is None and at is None and position is None and (damage := _damage(self._catalog, self._meant(contents), point)) is not None:
             raise damage
         over = [] if id is not None or position is not None else self._passed_over(contents, point, at)
         done = restoring.restore(self._catalog, contents, point, into, overwrite=overwrite, dry_run=dry_run, progress=progress)
@@ -158,7 +157,7 @@ class Backups:
         """
         contents = self._catalog.contents()
         point = self._point(contents, id, None, None)
-        damage = _damage(self._meant(contents), point) if id is None else None
+        damage = _damage(self._catalog, self._meant(contents), point) if id is None else None
         return drill.drill(self._catalog, contents, point, self.now, progress, known=[] if damage is None else [damage.message])
 
     def drills(self, id: str | Backup) -> Sequence[Drill]:
@@ -206,10 +205,10 @@ class Backups:
             raise InvalidValue("more than one of id, at and position was given", hint="Say in one way what to restore")
         if id is not None:
             return points.of(contents.get(_id(id)))
-        if not contents.backups and not contents.unreadable:
+        if not contents.backups and not contents.unreadable and not self._catalog.lost(contents):
             raise NotFound(f"there are no backups in {self.storage!r}", hint="Make one: create(), or ruv-swarm backup create")
         if at is None and position is None and not any(map(contents.whole, contents.backups)):
-            raise _damage(contents, None) or NotFound(
+            raise _damage(self._catalog, contents, None) or NotFound(
                 f"there are no whole backups in {self.storage!r}", hint="verify() says what is wrong, and so does: ruv-swarm backup verify"
             )
         return points.find(
@@ -274,14 +273,17 @@ def storage_at(place: BackupStorage | str | os.PathLike[str]) -> BackupStorage:
     raise InvalidValue(f"{place!r} is no storage", hint="Give a directory, a URL such as s3://bucket/backups, or a BackupStorage")
 
 
-def _damage(contents: Contents, point: Point | None) -> StoreError | None:
+def _damage(catalog: Catalog, contents: Contents, point: Point | None) -> StoreError | None:
     """What is wrong with a backup of later than a point, if anything is."""
-    for id in sorted({*contents.unreadable, *contents.backups}, reverse=True):
+    lost = catalog.lost(contents)
+    for id in sorted({*lost, *contents.unreadable, *contents.backups}, reverse=True):
         if point is not None:
             until = id_of(point.segments[-1]) if point.segments else point.backup.id
-            if last_id(contents.names, id) <= until:
+            if contents.last_id(id) <= until:
                 continue
         try:
+            if id in lost:
+                raise missing(file_name(id, MANIFEST))
             contents.chain(id)
         except CorruptBackup as error:
             return CorruptBackup(

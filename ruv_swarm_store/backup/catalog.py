@@ -10,7 +10,19 @@ from msgspec.structs import replace
 
 from ruv_swarm_store.backup.encryption import Cipher, Encryption, Key, Keyring
 from ruv_swarm_store.backup.frames import Compression, FrameReader, FrameWriter
-from ruv_swarm_store.backup.manifest import MANIFEST, Backup, Role, check_signature, decode_backup, file_name, seal, unseal
+from ruv_swarm_store.backup.manifest import (
+    DRILL,
+    MANIFEST,
+    SEGMENT,
+    Backup,
+    Role,
+    check_signature,
+    decode_backup,
+    file_name,
+    seal,
+    time_of,
+    unseal,
+)
 from ruv_swarm_store.backup.retrying import RetryingStorage
 from ruv_swarm_store.backup.storage import BackupStorage
 from ruv_swarm_store.errors import CorruptBackup, NotFound, SchemaMismatch, StoreError
@@ -30,6 +42,8 @@ class Contents(Struct, frozen=True):
     """Manifests that cannot be read, by the backup's id, and why."""
     names: frozenset[str]
     """Every file there is."""
+    files: Mapping[str, Mapping[str, Sequence[str]]]
+    """The same by the backup they belong to, and by what they hold, in order: of segments there may be very many."""
     fitting: frozenset[str] = frozenset()
     """Backups encrypted with the key that was given; without one, those that are not encrypted. Others may be anybody's."""
     origin: str | None = None
@@ -37,7 +51,21 @@ class Contents(Struct, frozen=True):
 
     def of(self, id: str) -> list[str]:
         """The files that belong to a backup."""
-        return sorted(name for name in self.names if owner(name) == id)
+        return sorted(name for names in self.files.get(id, {}).values() for name in names)
+
+    def segments(self, id: str) -> list[str]:
+        """The segments that begin with a backup, oldest first. Half-written files have longer names."""
+        return [name for name in self.files.get(id, {}).get(SEGMENT, ()) if name.count(".") == 2]
+
+    def last_id(self, id: str) -> str:
+        """The id of the last segment behind a backup, or its own: greater than that of all that was there before it looked."""
+        names = self.files.get(id, {}).get(SEGMENT, ())
+        return max(id, next((id_of(name) for name in reversed(names) if name.count(".") == 2), id))
+
+    @property
+    def time(self) -> int:
+        """The latest time that a name tells."""
+        return max((time_of(names[-1]) for kinds in self.files.values() for names in kinds.values()), default=0)
 
     def chain(self, id: str) -> list[Backup]:
         """What restoring a backup takes: a full backup, then increments. Raises `NotFound` and `CorruptBackup`."""
@@ -93,6 +121,11 @@ def owner(name: str) -> str:
     return name.partition(".")[0]
 
 
+def id_of(name: str) -> str:
+    """The id that a segment's name ends with."""
+    return name.rpartition(".")[2]
+
+
 def missing(name: str) -> CorruptBackup:
     """The error for a file that should be there."""
     return CorruptBackup(f"{name} is missing", hint="Restore another backup, or bring the file back from a copy", file=name)
@@ -124,7 +157,28 @@ class Catalog:
                 unreadable[id] = error
         self._known = backups
         fitting = frozenset(id for id, backup in backups.items() if self.keyring.fits(backup.encryption))
-        return Contents(backups, unreadable, frozenset(names), fitting, self.origin)
+        files: dict[str, dict[str, list[str]]] = {}
+        for name in names:
+            id, _, rest = name.partition(".")
+            files.setdefault(id, {}).setdefault(rest.partition(".")[0], []).append(name)
+        return Contents(backups, unreadable, frozenset(names), files, fitting, self.origin)
+
+    def lost(self, contents: Contents) -> list[str]:
+        """Backups beyond the latest state, of which only the manifest is missing: each was there, for something was shipped or drilled.
+
+        Who prunes never begins with one of these, and what it leaves when it is killed is not beyond the latest state.
+        """
+        latest = max(map(contents.last_id, filter(contents.whole, contents.backups)), default="")
+        found = []
+        for id, files in contents.files.items():
+            if MANIFEST in files or not ({"pages", "hashes"} <= files.keys() or "rows" in files) or contents.last_id(id) <= latest:
+                continue
+            if any(name.count(".") == 2 for kind in (SEGMENT, DRILL) for name in files.get(kind, ())):
+                try:
+                    self.storage.size(file_name(id, MANIFEST))
+                except NotFound:  # not only written while the names were listed
+                    found.append(id)
+        return found
 
     def _load(self, id: str, name: str) -> Backup:
         data = b"".join(self.storage.read(name))

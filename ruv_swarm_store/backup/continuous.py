@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from contextlib import closing
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -14,13 +16,13 @@ from msgspec import Struct
 
 from ruv_swarm_store.backup import points, segments
 from ruv_swarm_store.backup.catalog import Contents
-from ruv_swarm_store.backup.manifest import Backup, time_of
+from ruv_swarm_store.backup.manifest import Backup
 from ruv_swarm_store.backup.segments import Segment
 from ruv_swarm_store.clock import duration
 from ruv_swarm_store.engines import journal
 from ruv_swarm_store.engines.journal import Journaling
 from ruv_swarm_store.engines.log import Changes, Discontinuity, Log
-from ruv_swarm_store.errors import Closed, InvalidValue, StoreError, Unavailable, Unsupported
+from ruv_swarm_store.errors import Closed, InvalidValue, NotFound, StoreError, Unavailable, Unsupported
 
 if TYPE_CHECKING:
     from ruv_swarm_store.backup.backups import Backups
@@ -33,6 +35,10 @@ BETWEEN = 0.2
 """Seconds between two attempts at that, which somebody who reads for long can foil."""
 GIVE_UP = 512 << 20
 """Bytes it may grow to while the storage fails; then it is let go, and what was changed is found by comparing pages."""
+CROWDED = 128 << 20
+"""Bytes, once to twice as many, that it may grow to while others, such as who ships the same elsewhere, keep it from being begun anew."""
+ASIDE = 1.0
+"""Seconds for which it is let go then. Two who hold it keep each other from it for ever."""
 MOST = 16_000
 """Pages in a segment. Of more, each is shipped once, as one commit: what is committed faster than that must not pile up."""
 LOOK_AROUND = 10.0
@@ -102,6 +108,8 @@ class Shipping:
         self._base: Backup | None = None
         self._root: str | None = None
         """The full backup below it."""
+        self._passed_over: str | None = None
+        """The last increment that others have made; it may be one that the log does not go back to."""
         self._sent: tuple[str | None, str | None] = None, None
         """The last segment, None when there is none behind the backup; and the state that it, or the backup, leads to."""
         self._newest = 0
@@ -110,6 +118,9 @@ class Shipping:
         self._waiting: _Look | None = None
         """What was taken out of the log and is not stored."""
         self._shortened = self._looked_around = 0.0
+        self._tried = 0
+        """What was used of the log when it was last to be begun anew."""
+        self._crowded = CROWDED * random.uniform(1, 2)  # not for all the same: one who lets go is enough
         self._shipped: Shipped | None = None
         self._segments = self._bytes = self._made = self._failures = 0
         self._failure: StoreError | None = None
@@ -237,7 +248,7 @@ class Shipping:
             self._sent = None, newest.place
             self._shipped = Shipped(newest.began_at, newest.position, newest.manifest)
         contents = self._catalog.contents()
-        self._note_names(contents.names)
+        self._newest = max(self._newest, contents.time)
         self._root = contents.chain(newest.id)[0].id
         assert self._shipped is not None
         with log.reading() as run:
@@ -263,30 +274,40 @@ class Shipping:
         return True
 
     def _look_around(self) -> None:
-        """Has it change over to a newer full backup if there is one, so that segments go when old backups go."""
+        """Has it change over to a newer backup if there is one: segments go when old backups go, and fewer are to be applied."""
         contents = self._catalog.contents()
-        self._note_names(contents.names)
+        self._newest = max(self._newest, contents.time)
         newest = contents.newest()
         assert self._base is not None
         if newest is None or self._base.id not in contents.backups or contents.chain(newest.id)[0].id != self._root:
             self._forget()
+        elif newest.id not in (self._base.id, self._passed_over) and not self._engine.within:
+            self._passed_over = newest.id
+            with closing(self._engine.log()) as log:
+                log.hold()
+                # Not at the price of another increment, behind which all others who ship would change over, too.
+                if self._continue(log, contents, newest):
+                    self._forget()
 
-    def _note_names(self, names: Iterable[str]) -> None:
-        self._newest = max(self._newest, max(map(time_of, names), default=0))
+    def _name(self, base: Backup, look: _Look) -> str:
+        """A name for the next segment, which tells when it looked, and that it was after all that was there, though the clock be set back.
 
-    def _name(self, base: Backup) -> str:
-        """A name for the next segment, which tells that it is newer than all that is in the storage, though the clock be set back."""
-        now = self._engine.clock()
-        if now <= self._newest:
-            self._note_names(self._catalog.storage.names())
-            now = self._newest + 1
-        self._newest = now
+        Of two who ship to one storage, who has looked last leads furthest, not who is last to store what was found.
+        """
+        now = look.began_at
+        if now <= look.newest:
+            now = max(self._newest, self._catalog.contents().time) + 1
+        self._newest = max(self._newest, now)
         return segments.name_of(base, now)
 
     def _ship_changes(self, log: Log) -> None:
         self._send_waiting()
         look = self._look(log, log.read)
-        if self._is_to_be_shortened(log, look.changes):
+        if log.used > self._tried > self._crowded:  # in vain
+            self._send(look)
+            log.stored(look.changes)
+            self._step_aside(log)
+        elif self._is_to_be_shortened(log, look.changes):
             # Into memory first: what is committed while the storage is written to would only make the log longer.
             self._shortened = time.monotonic()
             try:
@@ -295,10 +316,23 @@ class Shipping:
             except BaseException:
                 self._forget()  # some of it counts as stored by now, and is not
                 raise
+            self._tried = log.used
             self._send_waiting()
         else:
             self._send(look)
             log.stored(look.changes)
+
+    def _step_aside(self, log: Log) -> None:
+        """Lets others begin the log anew, and goes on if nobody did."""
+        logger.warning("others keep the log, of %d bytes, from being begun anew: it is let go for a moment", log.used)
+        self._tried = 0
+        log.let_go()
+        self._stopping.wait(ASIDE)
+        log.hold()
+        if not log.resume(self._sent[1]):
+            raise Discontinuity(
+                "the log was begun anew for others who keep it", hint="An increment makes good what was committed meanwhile"
+            )
 
     def _is_to_be_shortened(self, log: Log, changes: Changes) -> bool:
         if not changes.commits or log.used <= SHORTEN or time.monotonic() - self._shortened <= BETWEEN:
@@ -307,7 +341,7 @@ class Shipping:
         return size <= IN_MEMORY or log.used - size > GIVE_UP
 
     def _look(self, log: Log, read: Callable[[], Changes]) -> _Look:
-        began_at = self._engine.clock()
+        newest, began_at = self._newest, self._engine.clock()
         changes = read()
         ended_at = self._engine.clock()
         with log.reading() as run:
@@ -315,7 +349,7 @@ class Shipping:
             journaling = journal.journaling(run)
         journaled = journaling is not None and journaling == self._journaling
         self._journaling = journaling
-        return _Look(changes, began_at, ended_at, position, timestamp, journaled)
+        return _Look(changes, newest, began_at, ended_at, position, timestamp, journaled)
 
     def _send_waiting(self) -> None:
         if self._waiting is not None:
@@ -331,7 +365,7 @@ class Shipping:
             parent, place = self._sent
             if look.changes.start != place:
                 raise Discontinuity("the log goes on from another state than the one that was shipped last")
-            name = self._name(self._base)
+            name = self._name(self._base, look)
             changes = look.changes if look.changes.written <= MOST else look.changes.coalesce()
             compression = self.backups._compression
             segment = Segment(
@@ -339,6 +373,7 @@ class Shipping:
                 start=changes.start,
                 end=changes.end,
                 began_at=look.began_at,
+                after=min(self._shipped.instant, look.began_at),
                 ended_at=look.ended_at,
                 position=look.position,
                 timestamp=look.timestamp,
@@ -350,6 +385,11 @@ class Shipping:
                 pages=tuple(number for commit in changes.commits for number in commit.pages),
             )
             writer = self._catalog.write_frames(name, lambda: segments.chunks(segment, changes), compression, self._base.encryption)
+            # Only now: who prunes removes a manifest first, and then looks for what was shipped after it. One of the two sees the other.
+            try:
+                self._catalog.storage.size(self._base.manifest)
+            except NotFound:
+                raise Discontinuity("the backup that was continued has been removed", hint="A newer one is continued") from None
             self._segments += 1
             self._bytes += writer.size
             self._sent = name, changes.end
@@ -367,6 +407,8 @@ class _Look(NamedTuple):
     """What was in the log, and what was known of it."""
 
     changes: Changes
+    newest: int
+    """The time in the newest name that was known before."""
     began_at: int
     ended_at: int
     position: int

@@ -60,8 +60,8 @@ def create(
 
 def _next_id(contents: Contents, now: int) -> str:
     """An id above those of all backups and segments there are, though clocks differ and are set back."""
-    id, newest = new_id(now), max(map(time_of, contents.names), default=0)
-    return id if time_of(id) > newest else new_id(newest + 1)
+    id = new_id(now)
+    return id if time_of(id) > contents.time else new_id(contents.time + 1)
 
 
 def _finish(catalog: Catalog, backup: Backup) -> None:

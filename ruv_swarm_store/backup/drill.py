@@ -10,15 +10,13 @@ import msgspec
 from msgspec import Struct
 
 from ruv_swarm_store.backup.catalog import Catalog, Contents, Progress
-from ruv_swarm_store.backup.manifest import FORMAT, file_name
+from ruv_swarm_store.backup.manifest import DRILL, FORMAT, file_name
 from ruv_swarm_store.backup.points import Point
 from ruv_swarm_store.backup.restoring import assemble, assembling, examine
 from ruv_swarm_store.clock import Clock, new_id
 from ruv_swarm_store.errors import CorruptBackup, NotFound, StoreError
 
 log = logging.getLogger(__name__)
-
-DRILL = "drill"
 
 
 class Drill(Struct, frozen=True, kw_only=True):

@@ -27,6 +27,8 @@ Role = Literal["pages", "hashes", "rows"]
 """What a file of a backup holds, which is how its name ends."""
 
 MANIFEST = "manifest"
+SEGMENT = "log"
+DRILL = "drill"
 
 
 class Part(Struct, frozen=True):

@@ -15,7 +15,7 @@ from sqlalchemy import select
 from ruv_swarm_store import engines, schema
 from ruv_swarm_store.backup.catalog import Catalog, Contents, missing
 from ruv_swarm_store.backup.manifest import Backup
-from ruv_swarm_store.backup.segments import Reading, Segment, id_of, names_of
+from ruv_swarm_store.backup.segments import Reading, Segment
 from ruv_swarm_store.engines import Executor, Options
 from ruv_swarm_store.errors import CorruptBackup, NotFound, SchemaMismatch, StoreError
 
@@ -68,16 +68,11 @@ def find(catalog: Catalog, contents: Contents, *, at: int | None = None, positio
     newest = bases.pop()
     # While a backup is made, shipping goes on behind the one before, and may have got further. Of that, names tell the truth even when
     # the clock was set back in between.
-    further = [backup for backup in bases if _last_id(contents, backup) > newest.id]
+    further = [backup for backup in bases if contents.last_id(backup.id) > newest.id]
     if at is None and position is None:
-        return _reach(catalog, contents, max([newest, *further], key=lambda backup: _last_id(contents, backup)), None, None)
+        return _reach(catalog, contents, max([newest, *further], key=lambda backup: contents.last_id(backup.id)), None, None)
     found = [_reach(catalog, contents, backup, at, position) for backup in (newest, *reversed(further))]
     return max(found, key=lambda point: (point.exact, point.position if position is not None else point.instant))
-
-
-def _last_id(contents: Contents, backup: Backup) -> str:
-    """The id of the last segment behind a backup, or its own."""
-    return max([backup.id, *map(id_of, names_of(contents.names, backup.id))])
 
 
 def _reach(catalog: Catalog, contents: Contents, backup: Backup, at: int | None, position: int | None) -> Point:
@@ -86,8 +81,8 @@ def _reach(catalog: Catalog, contents: Contents, backup: Backup, at: int | None,
     exact = at is None and (position is None or position == backup.position)
     for name, segment in chain(catalog, contents, backup):
         if at is not None:
-            if (taken[-1][1] if taken else backup).began_at > at:
-                exact = bool(taken) and taken[-1][1].journaled
+            if max(segment.after, (taken[-1][1] if taken else backup).began_at) > at:
+                exact = taken[-1][1].journaled if taken else segment.after > at
                 break  # all that is in it was committed after that
             if segment.ended_at > at and (segment.coalesced or not segment.journaled):
                 break
@@ -116,7 +111,7 @@ def _reach(catalog: Catalog, contents: Contents, backup: Backup, at: int | None,
 
 def chain(catalog: Catalog, contents: Contents, backup: Backup) -> Iterator[tuple[str, Segment]]:
     """The segments that begin with a backup, in order. Raises `CorruptBackup` where one is missing or does not tell what it is."""
-    names = names_of(contents.names, backup.id)
+    names = contents.segments(backup.id)
     known, broken = _headers(catalog, backup, names)
     following: dict[str | None, list[str]] = {}
     last: dict[str, str] = {}
@@ -238,7 +233,7 @@ def _look(file: BinaryIO) -> tuple[int, int]:
 
 def verify(catalog: Catalog, contents: Contents, backup: Backup) -> Sequence[tuple[str, str]]:
     """Which segments of a backup are damaged, and what is wrong with each."""
-    names = names_of(contents.names, backup.id)
+    names = contents.segments(backup.id)
     found: list[tuple[str, str]] = []
     known: dict[str, Segment] = {}
     for name in names:

@@ -9,7 +9,6 @@ from msgspec import Struct
 
 from ruv_swarm_store.backup.catalog import Catalog, Contents, owner
 from ruv_swarm_store.backup.manifest import MANIFEST, Backup, file_name, time_of
-from ruv_swarm_store.backup.segments import last_id
 from ruv_swarm_store.backup.storage import PART
 from ruv_swarm_store.codec import integer
 from ruv_swarm_store.errors import Conflict, InvalidValue, NotFound
@@ -87,16 +86,21 @@ def prune(catalog: Catalog, keep: Retention | int, now: int, *, dry_run: bool = 
     retention = keep if isinstance(keep, Retention) else Retention(last=integer(keep, "keep", 1))
     contents = catalog.contents()
     whole = [backup for id, backup in contents.backups.items() if contents.whole(id)]
-    broken = {*contents.unreadable, *contents.backups} - {backup.id for backup in whole}
+    lost = catalog.lost(contents)
+    broken = {*lost, *contents.unreadable, *contents.backups} - {backup.id for backup in whole}
     chosen: set[str] = set()
     needed: set[str] = set()
     for line in _lines(contents, whole):
         chosen |= retention.chosen(line)
         needed |= {backup.id for backup in line if _leads_furthest(contents, backup, line[-1])}
-        needed |= _below(line, contents.unreadable)
+        needed |= _below(line, {*lost, *contents.unreadable})
     needed |= _ancestors(contents, chosen | needed)
     removable = [backup for backup in whole if backup.id not in chosen | needed | _ancestors(contents, broken)]
-    leftovers = [name for name in sorted(contents.names) if _is_left(contents.names, name) and now - time_of(name) > ABANDONED]
+    leftovers = [
+        name
+        for name in sorted(contents.names)
+        if _is_left(contents.names, name) and owner(name) not in lost and now - time_of(name) > ABANDONED
+    ]
     if not dry_run:
         # Increments before what they add to.
         removable = [backup for backup in reversed(removable) if _remove(catalog, backup, backup.id in contents.fitting)][::-1]
@@ -125,7 +129,7 @@ def _lines(contents: Contents, backups: Iterable[Backup]) -> list[list[Backup]]:
 
 def _leads_furthest(contents: Contents, backup: Backup, newest: Backup) -> bool:
     """Whether what was shipped after a backup goes further than the newest one and what was shipped after that."""
-    return last_id(contents.names, backup.id) > last_id(contents.names, newest.id)
+    return contents.last_id(backup.id) > contents.last_id(newest.id)
 
 
 def _below(line: Sequence[Backup], ids: Iterable[str]) -> set[str]:

@@ -53,7 +53,8 @@ class Schedule:
     def due_in(self) -> int:
         """Milliseconds until the next one is due; 0 or less when it is."""
         newest = self._backups._catalog.contents().newest()
-        return 0 if newest is None else min(newest.began_at - self._backups.now(), 0) + self._every
+        # One from further ahead than an interval was made when the clock was wrong: until that time comes nobody waits.
+        return 0 if newest is None else self._every - abs(newest.began_at - self._backups.now())
 
     def _is_full_due(self) -> bool:
         contents = self._backups._catalog.contents()

@@ -15,12 +15,10 @@ from msgspec import Struct
 
 from ruv_swarm_store.backup.catalog import Catalog
 from ruv_swarm_store.backup.frames import FRAME
-from ruv_swarm_store.backup.manifest import FORMAT, Backup, file_name
+from ruv_swarm_store.backup.manifest import FORMAT, SEGMENT, Backup, file_name
 from ruv_swarm_store.clock import new_id
 from ruv_swarm_store.engines.log import Changes
 from ruv_swarm_store.errors import CorruptBackup, SchemaMismatch
-
-ROLE = "log"
 
 
 class Segment(Struct, frozen=True, kw_only=True):
@@ -35,6 +33,8 @@ class Segment(Struct, frozen=True, kw_only=True):
     """The state that it leads to."""
     began_at: int
     """Everything committed before is in it, or in what it continues."""
+    after: int = 0
+    """Nothing committed before is in it: then the look before it began, which may have found nothing. 0 where that was not noted."""
     ended_at: int
     """Nothing committed after is in it."""
     position: int
@@ -68,30 +68,7 @@ class Written(Struct, frozen=True):
 
 def name_of(backup: Backup, now: int) -> str:
     """A name for a segment that begins, directly or not, with a backup: names sort by time, and go when the backup goes."""
-    return file_name(backup.id, ROLE, new_id(now))
-
-
-def names_of(names: frozenset[str], id: str) -> list[str]:
-    """Of a storage's files, the segments that begin with a backup, oldest first. Half-written files have longer names."""
-    return sorted(name for name in names if name.startswith(file_name(id, ROLE, "")) and name.count(".") == 2)
-
-
-def id_of(name: str) -> str:
-    """What a segment's name ends with: greater than the id of each backup and segment that was there before it."""
-    return name.rpartition(".")[2]
-
-
-def last_id(names: frozenset[str], id: str) -> str:
-    """The id of the last segment behind a backup, or its own."""
-    return max([id, *map(id_of, names_of(names, id))])
-
-
-def shipped_at(name: str) -> int:
-    """When a segment was named, in milliseconds since the epoch."""
-    try:
-        return int(id_of(name).replace("-", "")[:12], 16)
-    except ValueError:
-        return 0
+    return file_name(backup.id, SEGMENT, new_id(now))
 
 
 def chunks(segment: Segment, changes: Changes) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from msgspec import Struct
 
 from ruv_swarm_store.backup import drill, points, rows
-from ruv_swarm_store.backup.catalog import Catalog, Contents, Progress, owner
+from ruv_swarm_store.backup.catalog import Catalog, Contents, Progress, missing, owner
 from ruv_swarm_store.backup.manifest import MANIFEST, Backup, file_name
 from ruv_swarm_store.backup.pages import HASH, check_image, hashes_of, unpacked, write_hashes, write_pages
 from ruv_swarm_store.backup.restoring import assemble, assembling, examine
@@ -63,6 +63,8 @@ class _Verifier:
         if id is None:
             for unreadable, reason in contents.unreadable.items():
                 self._note(file_name(unreadable, MANIFEST), reason)
+            for lost in self._catalog.lost(contents):
+                self._note(file_name(lost, MANIFEST), missing(file_name(lost, MANIFEST)))
             chosen = list(contents.backups.values())
             if self._catalog.keyring and contents.fitting:
                 chosen = [backup for backup in chosen if backup.encryption is None or backup.id in contents.fitting]

@@ -468,6 +468,22 @@ def test_a_clock_may_be_set_back(store: Store, backups: Backups, clock: Any):
 
 
 @pytest.mark.needs("threads")
+def test_a_schedule_goes_on_when_the_clock_was_put_right(store: Store, backups: Backups, clock: Any):
+    schedule = backups.schedule(3_600)
+    assert schedule.run_due()
+    clock.advance(365 * 86_400)
+    assert schedule.run_due()
+    clock.advance(-364 * 86_400)
+    for _ in range(3):
+        assert schedule.run_due()
+        assert schedule.due_in() == 3_600_000
+        clock.advance(3_599)
+        assert not schedule.run_due()
+        clock.advance(1)
+    assert len(backups.list()) == 5
+
+
+@pytest.mark.needs("threads")
 def test_a_schedule_works_by_itself(store: Store, storage: MemoryStorage):
     import time
 

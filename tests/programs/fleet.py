@@ -1,8 +1,8 @@
 """Fleets of processes that work on one store and back it up, each to be killed as a whole.
 
 For each directory, a line of its input, it starts a process group and prints its leader's number, and at last how that has ended, as
-`Popen.returncode` tells. Writers note in `acks.N` what was acknowledged to them, and when; the one that backs up, the leader, notes in
-`shipped` how far it was told that the storage had got. Whichever ends by itself leaves in `ended.PID` why.
+`Popen.returncode` tells. Writers note in `acks.N` what was acknowledged to them, and when; those that ship, of which the leader makes
+backups, too, note in `shipped` how far they were told that the storage had got. Whichever ends by itself leaves in `ended.PID` why.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def write(directory: Path, number: int) -> None:
             time.sleep(0.01)
 
 
-def back_up(directory: Path) -> None:
+def ship(directory: Path, *, making: bool = False) -> None:
     shipped = opened(directory / "shipped")
     with Store.open(directory / "swarm.db") as store, store.backups.continuous(0.05) as shipping:
 
@@ -54,12 +54,14 @@ def back_up(directory: Path) -> None:
             while True:
                 try:
                     store.backups.create("full" if count % 4 == 0 else "incremental")
+                    store.backups.prune(1)
                 except StoreError as error:
                     note(shipped, "failed", error)
                 count += 1
                 time.sleep(0.2)
 
-        threading.Thread(target=make, daemon=True).start()
+        if making:
+            threading.Thread(target=make, daemon=True).start()
         while True:
             note(shipped, "shipped", shipping.ship().instant)
             time.sleep(0.03)
@@ -71,7 +73,9 @@ def lead(directory: Path) -> None:
     for number in range(WRITERS):
         if not os.fork():
             write(directory, number)
-    back_up(directory)
+    if not os.fork():
+        ship(directory)
+    ship(directory, making=True)
 
 
 def main() -> None:
