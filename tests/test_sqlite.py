@@ -389,6 +389,70 @@ def test_a_log_that_could_not_be_copied_is_copied_after_the_next_commit(path: Pa
         assert log_size(path) <= before, "it was not begun anew"
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform cannot fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_the_log_stays_short_after_a_fork(path: Path) -> None:
+    with Store.open(path) as store, Store.open(path) as other:
+        other.config.get("k")  # or else closing all connections would remove the log
+        with store.transaction():
+            for number in range(3_000):
+                store.config.set("count", number)
+        if (child := os.fork()) == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+        fill(store, 600)  # fewer changes than before, for the connection that counts them is a new one
+        assert log_size(path) < 16_400_000 + 2 * 70 * 110_000
+
+
+def test_what_a_trace_writes_in_the_middle_of_a_write_takes_nothing_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trace, a finaliser or a signal handler may use the store while a statement is under way: the log is not copied then."""
+    monkeypatch.setattr("ruv_swarm_store.engines.sqlite.engine.LONGEST_LOG", 20)
+    monkeypatch.setattr("ruv_swarm_store.engines.sqlite.engine._LOOK_EVERY", 1)
+    noted = 0
+
+    def trace(sql: str, seconds: float) -> None:
+        nonlocal noted, tracing
+        if tracing:
+            tracing = False
+            noted += 1
+            store.config.set("noted", noted)
+            tracing = True
+
+    tracing = False
+    with Store.open(path, trace=trace) as store, Store.open(path) as other:
+        for number in range(300):
+            tracing = True
+            if number % 2:
+                store.config.set("written", [number, "x" * 1_500])
+            else:
+                with store.transaction() as work:
+                    work.config.set("written", [number, "x" * 1_500])
+            tracing = False
+            assert other.config.get("written")[0] == number
+            assert other.config.get("noted") == noted
+
+
+def test_an_interrupted_copy_of_the_log_leaves_the_right_to_write_to_others(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ruv_swarm_store.engines.sqlite.engine.LONGEST_LOG", 20)
+    interrupted = 0
+
+    def interrupt(reader: Reader) -> int:
+        nonlocal interrupted
+        interrupted += 1
+        raise KeyboardInterrupt
+
+    with Store.open(path) as store, closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as other:
+        monkeypatch.setattr(Reader, "copy_log", interrupt)
+        for number in range(200):
+            try:
+                store.config.set("k", [number, "x" * 5_000])
+            except KeyboardInterrupt:
+                other.execute("BEGIN IMMEDIATE")
+                other.execute("ROLLBACK")
+            assert store.config.get("k")[0] == number
+    assert interrupted or not driver("pysqlite").loses_commits
+
+
 @pytest.mark.skipif(not driver("pysqlite").loses_commits, reason=f"SQLite {sqlite3.sqlite_version} copies its log safely by itself")
 def test_the_log_is_copied_only_while_nobody_can_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # sqlite.org/wal.html#walresetbug: a checkpoint during which somebody begins the log anew loses commits.

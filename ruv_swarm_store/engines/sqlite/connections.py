@@ -6,10 +6,10 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import sqlalchemy
 from sqlalchemy import Connection, Dialect, Executable, Row, Select, Table
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import sqlite3  # its types speak for every driver
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 BLOCKS = (64, 8)
 """How many rows a statement inserts, as long as there are so many: to begin and end one costs SQLite more than a row does."""
@@ -323,23 +325,26 @@ class Writer(SQLiteExecutor):
         self._marks.append(len(self._hooks))
         self.depth += 1
 
-    @contextmanager
-    def alone(self, seconds: float) -> Iterator[bool]:
-        """Keeps everybody from writing, without a change of its own; whether that was possible within so many seconds."""
+    def alone(self, seconds: float, step: Callable[[], T]) -> T | None:
+        """What a step gives while nobody can write, without a change of this connection's own; None where that cannot be.
+
+        So it is where others keep the right to write for longer than so many seconds, and where this connection is in use.
+        """
+        if not self.depth and self.raw.in_transaction:
+            return None  # somebody is just beginning it, whom a signal handler has interrupted
         deadline = time.monotonic() + seconds
-        while not self.depth:
-            try:
-                self._execute("BEGIN IMMEDIATE")
-                break
-            except self._driver.Error as error:
-                if not self._driver.is_busy(error):
-                    raise self._failed(error) from error
-                if time.monotonic() >= deadline:
-                    yield False
-                    return
-                time.sleep(0.0005)
         try:
-            yield True
+            while not self.depth:
+                try:
+                    self.raw.execute("BEGIN IMMEDIATE")
+                    break
+                except self._driver.Error as error:
+                    if not self._driver.is_busy(error):
+                        raise self._failed(error) from error
+                    if time.monotonic() >= deadline:
+                        return None
+                    time.sleep(0.0005)
+            return step() if self.raw.in_transaction else None  # a signal handler may have used this connection meanwhile
         finally:
             if not self.depth and self.raw.in_transaction:
                 self.raw.execute("ROLLBACK")

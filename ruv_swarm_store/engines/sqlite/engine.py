@@ -59,6 +59,7 @@ LONGEST_LOG = 4_000
 """Pages in the log from which on it is copied into the database, to be begun anew."""
 _LOOK_EVERY = 64
 """Changes of rows between two looks at how long it is."""
+_ALWAYS = (-math.inf, math.inf)
 _ALONE = 0.3
 """Seconds that others are given to end their transactions, where the log is not to be copied while somebody writes."""
 MOST_READERS = 64
@@ -112,7 +113,7 @@ class SQLiteEngine(Engine):
     def _start(self) -> None:
         """Makes what must be new in a new process."""
         self._lock: threading.RLock | metering.TimedLock = threading.RLock()
-        self._opening = threading.Lock()
+        self._opening = threading.RLock()
         self._owner = 0
         self._forking = 0
         self._suspended: Sequence[Reader] = ()
@@ -123,8 +124,14 @@ class SQLiteEngine(Engine):
         self._watch = self._new_watch()
         self._watched = -1
         self._copying: Reader | None = None
-        self._look_at_log = 0.0 if self._driver.loses_commits and self.capabilities.processes else math.inf
-        """How many changes this process makes before it looks after the log; SQLite does where it is safe."""
+        self._stepping = False
+        """Whether a statement of `write` is under way, or the log is being copied."""
+        looks = self._driver.loses_commits and self.capabilities.processes
+        self._quiet: tuple[float, float] = (0, 0) if looks else _ALWAYS
+        """While the writer's count of changes is in there nobody looks after the log; SQLite does by itself where it is safe.
+
+        Out of it comes also the count of a new connection, and one that has passed 2**31: it is a C int.
+        """
 
     def _new_watch(self) -> Watch:
         return Watch(self._driver, lambda: self._writer, self._open_reading if self.capabilities.processes else None)
@@ -154,8 +161,13 @@ class SQLiteEngine(Engine):
     def write(self, step: Callable[[Executor], T]) -> T:
         with self._lock:
             writer = self._ready()
-            found = step(writer)
-            if writer.raw.total_changes >= self._look_at_log:
+            inside = self._stepping
+            try:
+                self._stepping = True
+                found = step(writer)
+            finally:
+                self._stepping = inside
+            if self._writer is writer and not self._quiet[0] <= writer.raw.total_changes < self._quiet[1]:
                 self._shorten_log(writer)
             if self._watch.waiting:
                 self._watch.note(self._writer)
@@ -190,8 +202,6 @@ class SQLiteEngine(Engine):
                 writer.commit()
                 if not level:
                     hooks = writer.committed()
-                    if writer.raw.total_changes >= self._look_at_log:
-                        self._shorten_log(writer)
             except BaseException as error:
                 if self._writer is writer:
                     inner = writer.depth > level + 1
@@ -204,6 +214,8 @@ class SQLiteEngine(Engine):
                     self._owner = 0
                     if self._watch.waiting:
                         self._watch.note(writer)
+            if not level and self._writer is writer and not self._quiet[0] <= writer.raw.total_changes < self._quiet[1]:
+                self._shorten_log(writer)
         for hook in hooks:
             try:
                 hook()
@@ -346,6 +358,8 @@ class SQLiteEngine(Engine):
                 self._release_migration_connection(raw)
         self.caches.clear()
         self._watch.changed()
+        if self._quiet != _ALWAYS:
+            self._quiet = (0, 0)  # much may have been written
 
     def _migration_connection(self) -> sqlite3.Connection:
         return self._connect(writing=True, migrating=True)
@@ -399,27 +413,28 @@ class SQLiteEngine(Engine):
         if not self._lock.acquire(timeout=_ALONE):
             return None
         try:
-            with self._ready().alone(_ALONE) as alone:
-                return reader.copy_log() if alone else None
+            return None if self._stepping else self._ready().alone(_ALONE, reader.copy_log)
         finally:
             self._lock.release()
 
     def _shorten_log(self, writer: Writer) -> None:
         """Copies the log if it is long, which SQLite does by itself after a commit where that is safe; call it with the lock held."""
-        if writer.depth:
-            return
-        self._look_at_log = writer.raw.total_changes + _LOOK_EVERY
-        with suppress(StoreError, OSError), opened_log(self.path) as log:  # a failure is the next one's who needs the database
-            header = None if log is None else wal.read_header(log)
-            if log is None or header is None or wal.frame_checksum(log, header, LONGEST_LOG) is None:
-                return
-            if self._copying is None:
-                self._copying = self._open_further()
-            with writer.alone(0) as alone:
-                if alone:
-                    self._copying.copy_log()
-                else:
-                    self._look_at_log = writer.raw.total_changes + 1
+        if writer.raw.in_transaction or self._stepping:
+            return  # a signal handler or a finaliser has written, and what it has interrupted is not at its end
+        self._stepping = True
+        try:
+            changes = writer.raw.total_changes
+            self._quiet = (changes, changes + _LOOK_EVERY)
+            with suppress(StoreError, OSError, self._driver.Error), opened_log(self.path) as log:  # a failure is the next one's
+                header = None if log is None else wal.read_header(log)
+                if log is None or header is None or wal.frame_checksum(log, header, LONGEST_LOG) is None:
+                    return
+                self._quiet = (changes, changes + 1)  # after each commit, until one has begun it anew
+                if self._copying is None:
+                    self._copying = self._open_further()
+                writer.alone(0, self._copying.copy_log)
+        finally:
+            self._stepping = False
 
     @contextmanager
     def further_reader(self) -> Iterator[Reader]:
