@@ -36,6 +36,7 @@ class Mapping(Generic[E]):
         "_check_key",
         "_checks",
         "_encoders",
+        "_key_name",
         "_kind",
         "_loaders",
         "_make",
@@ -92,6 +93,7 @@ class Mapping(Generic[E]):
             nullable = bool(column.nullable) or isinstance(column.type, schema.Json)
             self._checks.append((column.name, nullable, _check_for(column)))
         self._check_key = _check_for(self.key)
+        self._key_name = self.key.name
         self.load = self._written_out()
 
     def _written_out(self) -> Callable[[Sequence[Any]], E]:
@@ -164,10 +166,13 @@ def load(row):
 
     def identity(self, entity: E | str | int) -> Any:
         """The key of an entity, or the key itself if that is what was given. Raises `InvalidValue` for what can be neither."""
-        key = getattr(entity, self.key.name) if isinstance(entity, self._kind) else entity
-        if isinstance(key, msgspec.Struct):
-            raise InvalidValue(f"a {type(key).__name__} is no row of {self.table.name}", hint=f"Give a {self._kind.__name__}, or its key")
-        return self._check_key(key, f"{self.table.name}.{self.key.name}")
+        if isinstance(entity, self._kind):
+            return self._check_key(getattr(entity, self._key_name), self._key_name)
+        if isinstance(entity, msgspec.Struct):
+            raise InvalidValue(
+                f"a {type(entity).__name__} is no row of {self.table.name}", hint=f"Give a {self._kind.__name__}, or its key"
+            )
+        return self._check_key(entity, self._key_name)
 
     def __repr__(self) -> str:
         return f"Mapping({self.table.name})"

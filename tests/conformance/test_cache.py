@@ -91,7 +91,7 @@ def test_what_is_missing_of_many_is_read_together(watched):
     cache = steady(store.agents)
     cache.get("a")
     before = len(ran)
-    assert {agent.id for agent in cache.find_many("abcd")} == {"a", "b", "c"}
+    assert {agent.id for agent in cache.find_many(list("abcd"))} == {"a", "b", "c"}
     assert len(ran) == before + 1
     assert {agent.id for agent in cache.find_many(iter("abcd"))} == {"a", "b", "c"}
     assert not cache.exists("d")
@@ -140,7 +140,7 @@ def test_a_transaction_reads_past_the_cache(store: Store):
         work.agents.register("worker", id="b")
         assert cache.get("a") == changed
         assert cache.exists("b")
-        assert {agent.id for agent in cache.find_many("ab")} == {"a", "b"}
+        assert {agent.id for agent in cache.find_many(["a", "b"])} == {"a", "b"}
         assert cache.peek("a") is None
         with store.transaction() as inner:
             assert cache.get("a") == changed

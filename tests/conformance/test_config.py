@@ -46,7 +46,7 @@ def test_a_deleted_key_is_seen_by_no_verb_and_its_version_goes_on(store: Store, 
     assert store.config.delete_many(["a", "b"]) == 0
     assert [entry.key for entry in store.config.find_all()] == ["f"]
     assert (store.config.count(), store.config.prefix(""), store.config.query().count()) == (1, {"f": "f"}, 1)
-    assert store.config.find_many("abcdef") == store.config.changed_since(0) == [store.config.entry("f")]
+    assert store.config.find_many(list("abcdef")) == store.config.changed_since(0) == [store.config.entry("f")]
     assert [store.config.entry("a"), store.config.get("b", "default"), store.config.exists("c")] == [None, "default", False]
     for change in (store.config.update, store.config.replace):
         for version in (1, 2):
