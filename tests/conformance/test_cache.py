@@ -103,7 +103,7 @@ def test_it_keeps_what_was_used_last(store: Store):
         store.agents.register("worker", id=id)
     for use in ("get", "peek", "exists", "find_many"):
         cache = steady(store.agents, size=2)
-        cache.get("a"), cache.get("b"), getattr(cache, use)("a"), cache.get("c")
+        cache.get("a"), cache.get("b"), getattr(cache, use)(["a"] if use == "find_many" else "a"), cache.get("c")
         assert (cache.stats().size, cache.stats().evictions) == (2, 1)
         assert [cache.peek(id) is not None for id in "abc"] == [True, False, True], use
 
