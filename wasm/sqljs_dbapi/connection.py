@@ -28,8 +28,8 @@ DETERMINISTIC = 0x800
 class Connection:
     """A connection to a database; as sqlite3.Connection, except for what sql.js does not have.
 
-    `timeout` is accepted and means nothing: in a browser nothing else can run while one waits for a lock. `check_same_thread` has
-    no meaning either.
+    `timeout`: how many seconds to wait for another tab that writes a kept database, which this opens; None: as long as it does. A lock
+    of SQLite's own is an error at once, for in a browser nothing else can run while one waits. `check_same_thread` has no meaning.
     """
 
     Warning = errors.Warning
@@ -51,7 +51,7 @@ class Connection:
     def __init__(
         self,
         database: Name,
-        timeout: float = 5.0,
+        timeout: float | None = None,
         detect_types: int = 0,
         isolation_level: str | None = "",
         check_same_thread: bool = True,
@@ -65,7 +65,7 @@ class Connection:
         if self._db:
             self.close()
         self._engine = engine()
-        path, kept = locate(self._engine, database, uri, options)
+        path, kept = locate(self._engine, database, uri, {"timeout": timeout, **options})
         try:
             self._db = self._engine.js.open(path)
         except Exception as error:
@@ -136,15 +136,15 @@ class Connection:
                 statement.strip_types()
         return statement
 
-    def _settle(self, size: int) -> tuple[int, int]:
-        """Result code and changes of an answer whose rows do not matter. Raises what went wrong."""
+    def _settle(self, size: int, statement: Statement) -> tuple[int, int]:
+        """Result code and changes of a statement's answer whose rows do not matter. Raises what went wrong."""
         if size:
             self._engine.drain(size)
         _, code, changes, self._in_transaction, _, _, message = self._buffers.receive()
         if code not in {SQLITE_ROW, SQLITE_DONE}:
             errors.raise_code(code, message)
         if self._path is not None and not self._in_transaction and code == SQLITE_DONE:
-            self._committed(None)
+            self._committed(statement)
         return code, changes
 
     def _run_alone(self, sql: str) -> None:
@@ -154,21 +154,21 @@ class Connection:
         if self._trace is not None:
             self._trace(statement, ())
         try:
-            self._settle(self._engine.run(statement.pointer, 0, 1))
+            self._settle(self._engine.run(statement.pointer, 0, 1), statement)
         finally:
             self._give_back(sql, statement)
 
     def _guard(self, statement: Statement) -> None:
         """Refuse a statement that the storage of a kept database does not allow now; before a long one, see to what was committed."""
         storage = sys.modules["sqljs_dbapi.storage"]
-        if self._path in storage.guarded:
+        if self._path in storage.guarded and statement.verb != "ROLLBACK":  # what is undone, no failure keeps
             storage.check(self._path, statement.modifies)
         if statement.verb == "VACUUM":
             storage.store_first(self._path)
 
-    def _committed(self, statement: Statement | None) -> None:
+    def _committed(self, statement: Statement) -> None:
         """Tell the storage of a kept database that a statement ended outside a transaction, and so may have committed."""
-        if statement is None or statement.modifies or statement.verb in {"COMMIT", "END", "RELEASE", "PRAGMA"}:
+        if statement.modifies or statement.verb in {"COMMIT", "END", "RELEASE", "PRAGMA"}:
             sys.modules["sqljs_dbapi.storage"].committed(self._path)
 
     @property

@@ -136,6 +136,7 @@ class FileStore {
   get size() { return this.#size; }
   /** Commits since opening. */
   get generation() { return this.#generation; }
+  get failure() { return this.#broken; }
   forgetImage() { if (!this.readOnly) this.#image = null; }
 
   start(writer) {

@@ -6,6 +6,7 @@
 //   base:<generation>         names the segments of an image: for each the generation that wrote it
 //   [index, generation]       a segment: 256 KB of an image
 //   key, key-copy             salt and check of the passphrase
+//   stolen:<writer>, ended:<writer>   empty; writers who were taken over
 // An image is a base and the log after it. The previous base and the log since then are kept, so one bad record of the current base
 // costs nothing, and one bad record of the log costs the generations from there on. A new base rewrites changed segments only, in small
 // transactions between the commits, and comes to life with one last transaction.
@@ -26,6 +27,9 @@ const LOG_BYTES = 1 << 20; // below this a new base is not worth it, whatever th
 const SUM = 8;
 const ITERATIONS = 600_000; // PBKDF2-SHA-256, OWASP 2023
 const FILLER = -1; // in the place of a segment's index
+const STOLEN = 'stolen:'; // and a writer whose lock was taken by force: it may still live, and must not write as it leaves
+const ENDED = 'ended:'; // and the last writer that ended without a close: its leaving write may be on its way
+const NOTHING = new Uint8Array(0);
 const GONE = 'the browser has closed the database; the data of this site may have been cleared';
 const NEW_LOG_RECORDS = 96; // of 60 KB: more than the 4 MB after which LevelDB begins a new log; larger values go to files of their own
 const NEW_LOG_RECORD = 60_000;
@@ -254,13 +258,13 @@ class PageStore {
   /** The answer of the browser to "please never evict": true, false, or null while (or when) it does not answer. */
   persisted = null;
 
-  #name; #options; #world; #database; #records = plain; #lock = null; #channel = null;
+  #name; #options; #world; #database; #records = plain; #lock = null; #byForce = false; #channel = null;
   #head = null; #headRecord; #base = { generation: 0, size: 0, segments: [] };
   #image = null; #pageSize = 0; #size = 0;
   #logRecords = 0; #logBytes = 0; #baseNeeded = false; #rebasing = null; #notBefore = 0;
   #writer = globalThis.crypto.randomUUID();
   #turn = Promise.resolve(); #committing = false; #broken = null; #closed = false;
-  #listeners = new Set(); #refreshing = null; #refreshAgain = false; #estimate = null; #measured = 0;
+  #listeners = new Set(); #becoming = null; #refreshing = null; #refreshAgain = false; #estimate = null; #measured = 0;
 
   constructor(name, options) {
     this.#name = name;
@@ -276,6 +280,8 @@ class PageStore {
   get size() { return this.#size; }
   /** Number of the last stored commit. */
   get generation() { return this.#head?.generation ?? 0; }
+  /** Why nothing can be read or written any more, or null. */
+  get failure() { return this.#broken; }
   /** true when the log proved bad while the database is open: the next commit should bring the `full` image. */
   get needsImage() { return this.#baseNeeded; }
 
@@ -299,6 +305,7 @@ class PageStore {
         this.recovered = { reason, generation: 0, lost: null, quarantined: null };
       }
       this.#listen();
+      if (this.readOnly) await this.refresh(); // what was stored between the loading and the listening
       return this;
     } catch (error) {
       this.#shut();
@@ -311,6 +318,7 @@ class PageStore {
     if (mode === 'read') return false;
     if (!locks) return mode !== 'follow'; // the fence alone keeps writers apart
     this.#lock = await acquire(locks, PREFIX + this.#name, mode, timeout);
+    this.#byForce = mode === 'steal';
     if (!this.#lock && mode === 'fail') throw new StoreError('locked', `another tab or worker writes the database ${this.#name}`);
     this.#lock?.lost.then(() => this.#break(new StoreError('fenced', `another writer took over the database ${this.#name}`)));
     return this.#lock !== null;
@@ -384,7 +392,12 @@ class PageStore {
       this.#headRecord = record;
       if (record !== undefined && !head.closed) await this.#beginNewLog().catch(() => {}); // no room: the writing will tell
       try {
-        await this.#write(['log'], { ...head, writer: this.#writer, closed: false }, () => {});
+        await this.#write(['log'], { ...head, writer: this.#writer, closed: false }, (transaction) => {
+          if (!head.writer || head.closed) return;
+          const log = transaction.objectStore('log');
+          if (!this.#byForce) log.delete(this.#world.keyRange.bound(ENDED, `${ENDED}~`)); // older ones are gone for good
+          log.put(NOTHING, (this.#byForce ? STOLEN : ENDED) + head.writer);
+        });
         return;
       } catch (error) {
         if (error.code !== 'fenced') throw error; // somebody committed in between: look again
@@ -588,13 +601,23 @@ class PageStore {
       const current = log.get('head');
       current.onsuccess = () => {
         if (leaving) return;
-        if (same(current.result, this.#headRecord)) return transaction.commit?.();
+        if (same(current.result, this.#headRecord)) {
+          transaction.commit?.();
+          return record && this.#announce();
+        }
         fenced = true;
         transaction.abort();
       };
       work(transaction);
       if (record) log.put(record, 'head');
-      if (leaving) transaction.commit?.();
+      if (leaving) {
+        for (const place of [STOLEN, ENDED]) {
+          log.add(NOTHING, place + this.#writer); // fails if we were taken over
+          log.delete(place + this.#writer);
+        }
+        transaction.commit?.();
+        this.#announce();
+      }
     } catch (error) {
       failure = error;
       try { transaction.abort(); } catch { /* it was the abort that failed the writes */ }
@@ -612,7 +635,7 @@ class PageStore {
    * Stores one commit. Resolves when IndexedDB has it; rejects when nothing of it is stored. One at a time.
    * @param {{pages?: Map<number, Uint8Array>, size?: number, pageSize?: number, full?: Uint8Array|null, leaving?: boolean}} change
    *   pages: by number, from 0. size: of the image after it, bytes. full: the whole image instead. leaving: the page is about to go and
-   *   nothing of it will run again; then the Web Lock and the free place in the log have to do for the fence.
+   *   nothing of it will run again; then the Web Lock, what the next writer leaves for us and the free place in the log are the fence.
    */
   async commit({ pages, size, pageSize, full = null, leaving = false }) {
     this.#check();
@@ -624,7 +647,7 @@ class PageStore {
       this.#committing = false;
     }
     this.#image = null;
-    this.#channel?.postMessage({ generation: this.generation });
+    this.#announce();
     this.#considerBase();
   }
 
@@ -783,6 +806,10 @@ class PageStore {
     };
   }
 
+  // When a commit is stored, and before that as soon as nothing keeps it from being so: the page may be gone until then. A follower that
+  // looks early waits in IndexedDB for the transaction under way.
+  #announce() { this.#channel?.postMessage(null); }
+
   /** A follower's callback, called with the store after every change it has taken over. Returns a function that ends it. */
   onRefresh(callback) {
     this.#listeners.add(callback);
@@ -845,7 +872,7 @@ class PageStore {
   async promote({ mode = 'wait', timeout = null } = {}) {
     if (this.#broken) throw this.#broken;
     if (this.#closed) throw new StoreError('closed', `the database ${this.#name} is closed`);
-    if (!this.readOnly) return;
+    if (!this.readOnly) return this.#becoming;
     if (!['wait', 'fail', 'steal'].includes(mode)) throw new StoreError('invalid', `mode ${mode} is none of wait, fail, steal`);
     const before = this.generation;
     await this.#takeLock(mode, timeout);
@@ -853,7 +880,7 @@ class PageStore {
       if (this.#closed) throw new StoreError('closed', `the database ${this.#name} was closed while it waited for the lock`);
       await this.#refreshing;
       if (this.#records === plain && this.#options.key) await this.#unlock(true);
-      await this.#becomeWriter();
+      await (this.#becoming = this.#becomeWriter());
     } catch (error) {
       this.#lock?.release();
       this.#lock = null;
