@@ -528,3 +528,64 @@ test('followers hear of a commit even if its writer is gone before it hears that
     await follower.close();
   }
 });
+
+test('an empty key is refused: it would store everything readable', async () => {
+  for (const key of ['', new Uint8Array(0)]) await assert.rejects(openStore('m', world({ key })), { code: 'invalid', message: /empty/ });
+});
+
+test('where the page is not served over https it works, and says that it cannot encrypt', async () => {
+  const { randomUUID } = globalThis.crypto;
+  Object.defineProperty(globalThis.crypto, 'randomUUID', { value: undefined, configurable: true, writable: true });
+  try {
+    const crypto = { getRandomValues: (bytes) => globalThis.crypto.getRandomValues(bytes) };
+    const options = world({ crypto });
+    const store = await openStore('m', options);
+    await store.commit(change(new Uint8Array(0), 4096, random(1), 3).commit);
+    await store.close();
+    await assert.rejects(openStore('n', { ...options, key: 'open sesame' }), { code: 'unavailable' });
+  } finally {
+    globalThis.crypto.randomUUID = randomUUID;
+  }
+});
+
+test('whether the browser evicts: what the page asked, and in a worker, which cannot ask, what is true now', async () => {
+  const until = async (store, wanted) => {
+    for (let looked = 0; store.status().persisted !== wanted && looked < 100; looked++) {
+      await new Promise((resolve) => setTimeout(resolve, 30)); // the browser is asked anew once a second
+    }
+    return store.status().persisted;
+  };
+  let persisted = false;
+  const page = { persisted: async () => persisted, persist: async () => (persisted = true) };
+  const unasked = await openStore('m', world({ storage: page, persist: false }));
+  assert.equal(await until(unasked, false), false);
+  const asked = await openStore('m', world({ storage: page }));
+  assert.equal(await until(asked, true), true);
+  persisted = false;
+  const worker = await openStore('m', world({ storage: { persisted: async () => persisted } }));
+  assert.equal(await until(worker, false), false);
+  persisted = true; // the page has asked
+  assert.equal(await until(worker, true), true);
+  for (const store of [unasked, asked, worker]) await store.close();
+});
+
+test('strict is what IndexedDB is asked for, and relaxed what it is asked for otherwise', async () => {
+  const { transaction } = IDBDatabase.prototype;
+  const asked = [];
+  IDBDatabase.prototype.transaction = function (stores, mode, options) {
+    if (mode === 'readwrite') asked.push(options?.durability);
+    return transaction.call(this, stores, mode, options);
+  };
+  try {
+    for (const strict of [true, false]) {
+      asked.length = 0;
+      const store = await openStore('m', world({ strict }));
+      await store.commit(change(new Uint8Array(0), 4096, random(1), 3).commit);
+      await store.commit({ full: full(random(2), 4096, 9).next });
+      assert.deepEqual(new Set(asked), new Set([strict ? 'strict' : 'relaxed']));
+      await store.close();
+    }
+  } finally {
+    IDBDatabase.prototype.transaction = transaction;
+  }
+});

@@ -339,6 +339,8 @@ class _Options:
             raise ProgrammingError(f"durability is 'interval' or 'commit', not {self.durability!r}")
         if self.mode not in {"wait", "fail", "follow", "steal"}:
             raise ProgrammingError(f"mode is 'wait', 'fail', 'follow' or 'steal', not {self.mode!r}")
+        if self.key is not None and not self.key:
+            raise ProgrammingError("the key is empty: None is for a database that is not encrypted")
         if not 0 <= self.sync_interval < float("inf"):
             raise ProgrammingError(f"sync_interval is a number of seconds, not {self.sync_interval!r}")
 

@@ -324,6 +324,69 @@ async def test_connect_waits_for_a_writer_elsewhere_as_long_as_it_is_told(name: 
     assert asked == [0.05, 2, None, 3.0]
 
 
+async def test_an_exclusive_locking_mode_is_refused(name: str) -> None:
+    """Nothing of it would be stored: who stores could not even see that something was committed."""
+    database, connection = await filled(name, sync_interval=60)
+    for how in ("PRAGMA locking_mode=EXCLUSIVE", "pragma main.locking_mode ( 'exclusive' )"):
+        with pytest.raises(sqljs_dbapi.NotSupportedError, match="exclusive"):
+            connection.execute(how)
+        with pytest.raises(sqljs_dbapi.NotSupportedError, match="exclusive"):
+            connection.executescript(how)
+    assert connection.execute("PRAGMA locking_mode").fetchone() == ("normal",)
+    connection.execute("INSERT INTO t VALUES (99)")
+    connection.commit()
+    await database.close()
+    assert await count(name) == 2
+
+
+async def test_the_next_transaction_is_open_before_a_commit_waits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For another coroutine may go on with the connection meanwhile, and what it inserts it must be able to roll back."""
+    database, _ = await filled(name, durability="commit")
+    connection = sqljs_dbapi.connect(name, autocommit=False)
+    connection.execute("INSERT INTO t VALUES (98)")
+    waits = []
+
+    def committed(path: str) -> None:
+        waits.append(connection.in_transaction)
+        connection.execute("INSERT INTO t VALUES (99)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "committed", committed)
+        connection.commit()
+    assert waits == [True]
+    connection.rollback()
+    assert connection.execute("SELECT max(i) FROM t").fetchone() == (98,)
+    connection.close()
+    await database.close()
+
+
+async def test_whole_images_pass_no_guard_either(name: str) -> None:
+    other = await writer_elsewhere(name)
+    await other.commit(storage._object(full=to_js(image(3))))
+    database = await sqljs_dbapi.open(name, mode="follow", durability="commit")
+    connection = sqljs_dbapi.connect(name)
+    source = sqljs_dbapi.connect(":memory:")
+    source.deserialize(image(5))
+    for refused in (lambda: source.backup(connection), lambda: connection.deserialize(image(5))):
+        with pytest.raises(StorageError, match="read-only"):
+            refused()
+    assert connection.execute("SELECT count(*) FROM t").fetchone() == (3,)
+    await other.close()
+    await database.promote()
+    source.backup(connection)
+    if ON_NODE or can_run_sync():
+        assert database.status().pending_commits == 0
+    connection.close()
+    await database.close()
+    assert await count(name) == 5
+
+
+async def test_an_empty_key_is_refused(name: str) -> None:
+    for key in ("", b""):
+        with pytest.raises(sqljs_dbapi.ProgrammingError, match="empty"):
+            await sqljs_dbapi.open(name, key=key)
+
+
 async def test_followers_read_and_take_over(name: str) -> None:
     other = await writer_elsewhere(name)
     await other.commit(storage._object(full=to_js(image(3))))

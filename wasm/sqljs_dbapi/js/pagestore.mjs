@@ -255,14 +255,14 @@ class PageStore {
   recovered = null;
   /** true for a follower: it sees the writer's commits and makes none. */
   readOnly = true;
-  /** The answer of the browser to "please never evict": true, false, or null while (or when) it does not answer. */
+  /** Whether the browser promised never to evict: true, false, or null while (or when) it does not answer. Only pages can ask it to. */
   persisted = null;
 
   #name; #options; #world; #database; #records = plain; #lock = null; #byForce = false; #channel = null;
   #head = null; #headRecord; #base = { generation: 0, size: 0, segments: [] };
   #image = null; #pageSize = 0; #size = 0;
   #logRecords = 0; #logBytes = 0; #baseNeeded = false; #rebasing = null; #notBefore = 0;
-  #writer = globalThis.crypto.randomUUID();
+  #writer = hex(globalThis.crypto.getRandomValues(new Uint8Array(16))); // randomUUID() is for https only
   #turn = Promise.resolve(); #committing = false; #broken = null; #closed = false;
   #listeners = new Set(); #becoming = null; #refreshing = null; #refreshAgain = false; #estimate = null; #measured = 0;
 
@@ -328,6 +328,8 @@ class PageStore {
   async #unlock(writer) {
     const { key, iterations = ITERATIONS } = this.#options;
     const { crypto } = this.#world;
+    if (key?.length === 0) throw new StoreError('invalid', 'the key is empty: null is for a database that is not encrypted');
+    if (key && !crypto.subtle) throw new StoreError('unavailable', 'pages that are not served over https cannot encrypt');
     const log = this.#database.transaction('log').objectStore('log');
     const [first, copy, head] = await Promise.all([answer(log.get('key')), answer(log.get('key-copy')), answer(log.get('head'))]);
     let stored = null;
@@ -906,7 +908,9 @@ class PageStore {
   #measureQuota() {
     if (Date.now() - this.#measured < QUOTA_EVERY) return;
     this.#measured = Date.now();
-    this.#world.storage?.estimate?.().then((estimate) => (this.#estimate = estimate), () => {});
+    const { storage } = this.#world;
+    storage?.estimate?.().then((estimate) => (this.#estimate = estimate), () => {});
+    storage?.persisted?.().then((persisted) => (this.persisted = persisted), () => {}); // another page may have asked since
   }
 
   /** Where the store stands; sizes in bytes, null where the browser does not say. The quota is asked for anew once a second at most. */
