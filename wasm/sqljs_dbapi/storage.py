@@ -289,8 +289,15 @@ class Database:
 
         When the present one closes or crashes (within `timeout` seconds), at once if there is none ("fail"), or by force ("steal").
         """
+        from js import AbortController
+
         self._check_open()
-        await _awaited(self._keeper.promote(_object(mode=mode, timeout=None if timeout is None else timeout * 1000)))
+        waiting = AbortController.new()
+        options = _object(mode=mode, timeout=None if timeout is None else timeout * 1000, signal=waiting.signal)
+        try:
+            await _awaited(self._keeper.promote(options))
+        finally:
+            waiting.abort()  # if this was cancelled, it must not take over any more
         self._release()
 
     def _check_open(self) -> None:
@@ -409,10 +416,16 @@ async def open(
 async def _open(name: str, options: _Options) -> Database:
     await load()
     await prepare()
-    opening = _called(_modules["store"].openStore, name, options.for_store())
+    from js import AbortController
+
+    waiting = AbortController.new()
+    for_store = options.for_store()
+    for_store.signal = waiting.signal
+    opening = _called(_modules["store"].openStore, name, for_store)
     try:
         store = await _awaited(asyncio.shield(opening))
     except asyncio.CancelledError:
+        waiting.abort()
         opening.add_done_callback(lambda opened: opened.exception() or opened.result().close())  # or it would hold the lock for ever
         raise
     database = _attach(name, store, options)

@@ -284,6 +284,21 @@ async def test_an_open_that_is_cancelled_leaves_no_lock(name: str) -> None:
     await database.close()
 
 
+async def test_a_promote_that_is_cancelled_does_not_take_over(name: str) -> None:
+    other = await writer_elsewhere(name)
+    await other.commit(storage._object(full=to_js(image(3))))
+    database = await sqljs_dbapi.open(name, mode="follow")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(database.promote(), 0.1)
+    await other.close()
+    await asyncio.sleep(0.2)
+    assert database.read_only
+    await (await writer_elsewhere(name, "fail")).close()
+    await database.promote(mode="fail")
+    assert not database.read_only
+    await database.close()
+
+
 async def test_two_closes_at_once_of_what_was_opened_twice(name: str) -> None:
     first, second = await asyncio.gather(sqljs_dbapi.open(name), sqljs_dbapi.open(name))
     await asyncio.gather(first.close(), second.close())

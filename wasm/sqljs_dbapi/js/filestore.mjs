@@ -221,9 +221,9 @@ class FileStore {
     return true;
   }
 
-  async promote({ mode = 'wait', timeout = null } = {}) {
+  async promote({ mode = 'wait', timeout = null, signal = null } = {}) {
     if (!this.readOnly) return;
-    await waitForLock(this, mode, timeout);
+    await waitForLock(this, mode, timeout, signal);
     try {
       if (this.#closed) throw new StoreError('closed', `the database ${this.#file} was closed while it waited for the lock`);
       await this.refresh();
@@ -264,21 +264,22 @@ class FileStore {
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const isLocked = (store) => new StoreError('locked', `another process writes the database ${store.name}`);
 
-async function waitForLock(store, mode, timeout) {
+async function waitForLock(store, mode, timeout, signal) {
   const until = timeout === null ? Infinity : Date.now() + timeout;
   while (!store.tryLock(mode === 'steal')) {
     if (mode === 'fail' || Date.now() >= until) throw isLocked(store);
     await pause(POLL);
+    if (signal?.aborted) throw isLocked(store);
   }
 }
 
 /** As pagestore.mjs's; `name` is a path. @returns {Promise<FileStore>} */
 export async function openStore(name, options = {}) {
-  const { mode = 'wait', timeout = null } = options;
+  const { mode = 'wait', timeout = null, signal = null } = options;
   const store = new FileStore(name, options);
   if (mode === 'read') return store.start(false);
   if (mode === 'follow') return store.start(store.tryLock(false));
-  await waitForLock(store, mode, timeout);
+  await waitForLock(store, mode, timeout, signal);
   return store.start(true);
 }
 

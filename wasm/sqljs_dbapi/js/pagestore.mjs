@@ -208,7 +208,7 @@ export function sqlitePageSize(image) {
  * The exclusive Web Lock of the writer, held until `release()`. null: it is another's (mode fail or follow).
  * @returns {Promise<{release: () => void, lost: Promise<void>}|null>}
  */
-function acquire(locks, name, mode, timeout) {
+function acquire(locks, name, mode, timeout, signal) {
   return new Promise((resolve, reject) => {
     let lost;
     const wasLost = new Promise((tell) => (lost = tell));
@@ -217,10 +217,11 @@ function acquire(locks, name, mode, timeout) {
     let held = false;
     if (mode === 'steal') options.steal = true;
     else if (mode !== 'wait') options.ifAvailable = true;
-    else if (timeout !== null && timeout !== undefined) {
+    else {
       const controller = new AbortController();
       options.signal = controller.signal;
-      timer = setTimeout(() => controller.abort(), timeout);
+      if (timeout !== null && timeout !== undefined) timer = setTimeout(() => controller.abort(), timeout);
+      signal?.addEventListener('abort', () => controller.abort());
     }
     const hold = (lock) => {
       clearTimeout(timer);
@@ -229,7 +230,9 @@ function acquire(locks, name, mode, timeout) {
       return new Promise((release) => resolve({ release, lost: wasLost }));
     };
     locks.request(name, options, hold).catch((error) => {
+      clearTimeout(timer);
       if (held) lost(); // stolen
+      else if (signal?.aborted) reject(new StoreError('locked', 'it is not waited for any more', error));
       else if (error?.name === 'AbortError') reject(new StoreError('locked', `it is still being written after ${timeout} ms`, error));
       else reject(described(error, 'taking the lock'));
     });
@@ -289,10 +292,10 @@ class PageStore {
   forgetImage() { if (!this.readOnly) this.#image = null; }
 
   async open() {
-    const { mode = 'wait', timeout = null } = this.#options;
+    const { mode = 'wait', timeout = null, signal = null } = this.#options;
     if (!MODES.includes(mode)) throw new StoreError('invalid', `mode ${mode} is none of ${MODES.join(', ')}`);
     try {
-      const writer = await this.#takeLock(mode, timeout);
+      const writer = await this.#takeLock(mode, timeout, signal);
       let wiped = null;
       this.#database = await openDatabase(this.#world.indexedDB, PREFIX + this.#name, (message) => (wiped = message));
       this.#database.onversionchange = () => this.#break(new StoreError('gone', `the database ${this.#name} was removed elsewhere`));
@@ -313,11 +316,11 @@ class PageStore {
     }
   }
 
-  async #takeLock(mode, timeout) {
+  async #takeLock(mode, timeout, signal) {
     const { locks } = this.#world;
     if (mode === 'read') return false;
     if (!locks) return mode !== 'follow'; // the fence alone keeps writers apart
-    this.#lock = await acquire(locks, PREFIX + this.#name, mode, timeout);
+    this.#lock = await acquire(locks, PREFIX + this.#name, mode, timeout, signal);
     this.#byForce = mode === 'steal';
     if (!this.#lock && mode === 'fail') throw new StoreError('locked', `another tab or worker writes the database ${this.#name}`);
     this.#lock?.lost.then(() => this.#break(new StoreError('fenced', `another writer took over the database ${this.#name}`)));
@@ -869,16 +872,17 @@ class PageStore {
 
   /**
    * Makes a follower the writer, when the present one closes or crashes (mode wait, within timeout ms), at once if there is none
-   * (fail), or by force (steal). The image is brought up to date before.
+   * (fail), or by force (steal). The image is brought up to date before. `signal`: aborts the waiting.
    */
-  async promote({ mode = 'wait', timeout = null } = {}) {
+  async promote({ mode = 'wait', timeout = null, signal = null } = {}) {
     if (this.#broken) throw this.#broken;
     if (this.#closed) throw new StoreError('closed', `the database ${this.#name} is closed`);
     if (!this.readOnly) return this.#becoming;
     if (!['wait', 'fail', 'steal'].includes(mode)) throw new StoreError('invalid', `mode ${mode} is none of wait, fail, steal`);
     const before = this.generation;
-    await this.#takeLock(mode, timeout);
+    await this.#takeLock(mode, timeout, signal);
     try {
+      if (signal?.aborted) throw new StoreError('locked', 'it is not waited for any more');
       if (this.#closed) throw new StoreError('closed', `the database ${this.#name} was closed while it waited for the lock`);
       await this.#refreshing;
       if (this.#records === plain && this.#options.key) await this.#unlock(true);
@@ -1022,7 +1026,7 @@ async function copyDatabase(world, database, name) {
  * Opens the database `name`, as its one writer or as a follower.
  * @param {string} name
  * @param {{mode?: 'wait'|'fail'|'follow'|'steal'|'read', timeout?: number|null, strict?: boolean, key?: string|Uint8Array|null,
- *   persist?: boolean, iterations?: number, logRecords?: number, logBytes?: number, indexedDB?: IDBFactory, IDBKeyRange?: object,
+ *   signal?: AbortSignal|null, persist?: boolean, iterations?: number, logRecords?: number, logBytes?: number, indexedDB?: IDBFactory, IDBKeyRange?: object,
  *   locks?: LockManager|null, broadcast?: Function|null, crypto?: Crypto, storage?: StorageManager|null}} options
  *   mode: while another one writes, wait for it (timeout in ms, null for ever), fail, follow it read-only, or take over by force;
  *   read never writes. strict: every commit is flushed to the disk. persist: ask the browser never to evict. The rest is for tests.
