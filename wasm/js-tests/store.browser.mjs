@@ -214,7 +214,7 @@ async function storedRows(call) {
   return rows;
 }
 
-test('a spent quota: told at once and in the background, nothing is lost or torn, and all is stored when there is room', { skip }, async () => {
+test('a spent quota: told at once and later, nothing is lost or torn, and all is stored when there is room', { skip }, async () => {
   let browser = await Browser.start('chromium');
   try {
     const { page, call } = await tab(browser);

@@ -134,7 +134,8 @@ class FileStore {
   #listeners = new Set(); #timer = null; #closed = false; #broken = null; #held = false; #unread = null;
 
   constructor(file, options) {
-    if (options.key !== undefined && options.key !== null) throw new StoreError('invalid', 'files are not encrypted: use an encrypted file system');
+    const { key = null } = options;
+    if (key !== null) throw new StoreError('invalid', 'files are not encrypted: use an encrypted file system');
     const absolute = path.resolve(file);
     if (!fs.existsSync(path.dirname(absolute))) throw new StoreError('missing', `there is no directory ${path.dirname(absolute)}`);
     this.#file = fs.existsSync(absolute) ? fs.realpathSync(absolute) : absolute; // a link stays a link

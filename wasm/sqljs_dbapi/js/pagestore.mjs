@@ -1026,10 +1026,11 @@ async function copyDatabase(world, database, name) {
  * Opens the database `name`, as its one writer or as a follower.
  * @param {string} name
  * @param {{mode?: 'wait'|'fail'|'follow'|'steal'|'read', timeout?: number|null, strict?: boolean, key?: string|Uint8Array|null,
- *   signal?: AbortSignal|null, persist?: boolean, iterations?: number, logRecords?: number, logBytes?: number, indexedDB?: IDBFactory, IDBKeyRange?: object,
- *   locks?: LockManager|null, broadcast?: Function|null, crypto?: Crypto, storage?: StorageManager|null}} options
+ *   signal?: AbortSignal|null, persist?: boolean, iterations?: number, logRecords?: number, logBytes?: number, indexedDB?: IDBFactory,
+ *   IDBKeyRange?: object, locks?: LockManager|null, broadcast?: Function|null, crypto?: Crypto, storage?: StorageManager|null}} options
  *   mode: while another one writes, wait for it (timeout in ms, null for ever), fail, follow it read-only, or take over by force;
- *   read never writes. strict: every commit is flushed to the disk. persist: ask the browser never to evict. The rest is for tests.
+ *   read never writes. signal: aborts the waiting. strict: every commit is flushed to the disk. persist: ask the browser never to evict.
+ *   The rest is for tests.
  * @returns {Promise<PageStore>}
  */
 export function openStore(name, options = {}) {
