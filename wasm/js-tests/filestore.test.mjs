@@ -142,3 +142,84 @@ test('kill -9 at any moment leaves one whole commit, the last acknowledged or a 
   }
   assert.ok(last > 8);
 });
+
+/** What is called of `fs` by these names while `work` runs; `call` may throw, or else the real one is called. */
+async function spying(names, work, call = () => {}) {
+  const real = Object.fromEntries(names.map((name) => [name, fs[name]]));
+  const calls = [];
+  for (const name of names) {
+    fs[name] = (...words) => {
+      calls.push([name, words]);
+      call(name, words);
+      return real[name](...words);
+    };
+  }
+  try {
+    await work();
+  } finally {
+    Object.assign(fs, real);
+  }
+  return calls;
+}
+
+test('the content is flushed before the name is given to it, and the name after', async () => {
+  const name = file('e.db');
+  const store = await filestore.openStore(name);
+  const names = ['openSync', 'fsyncSync', 'renameSync'];
+  const calls = await spying(names, () => store.commit({ full: image('CREATE TABLE t(i)') }));
+  const opened = calls.filter(([it]) => it === 'openSync').map(([, [where]]) => where);
+  assert.deepEqual(calls.map(([it]) => it), ['openSync', 'fsyncSync', 'renameSync', 'openSync', 'fsyncSync']);
+  assert.deepEqual(calls[2][1], [opened[0], name]);
+  assert.equal(opened[1], directory);
+  await store.close();
+});
+
+test('a directory that cannot be opened is no failure: the file is in its place', async () => {
+  const store = await filestore.openStore(file('f.db'));
+  const refuse = (_, [where]) => {
+    if (where === directory) throw Object.assign(new Error('EPERM'), { code: 'EPERM' });
+  };
+  await spying(['openSync'], async () => {
+    for (let i = 0; i < 2; i++) await store.commit({ full: image(`CREATE TABLE t${i}(i)`) });
+  }, refuse);
+  await store.close();
+  assert.equal(native(file('f.db'), 'SELECT name FROM sqlite_schema'), "('t1',)");
+});
+
+test('a file keeps its mode', async () => {
+  const name = file('g.db');
+  fs.writeFileSync(name, image('CREATE TABLE t(i)'));
+  fs.chmodSync(name, 0o664);
+  const umask = process.umask(0o022);
+  try {
+    const store = await filestore.openStore(name);
+    await store.commit({ full: image('CREATE TABLE u(i)') });
+    await store.close();
+  } finally {
+    process.umask(umask);
+  }
+  assert.equal(fs.statSync(name).mode & 0o777, 0o664);
+});
+
+test('a follower that cannot read for now says so, forgets it, and leaves no lock where it could not take over', async () => {
+  const name = file('h.db');
+  const writer = await filestore.openStore(name);
+  await writer.commit({ full: image('CREATE TABLE t(i)') });
+  const follower = keep(await filestore.openStore(name, { mode: 'follow' }));
+  fs.writeFileSync(`${name}-wal`, 'somebody else is at it');
+  await writer.commit({ full: image('CREATE TABLE t(i); CREATE TABLE u(i)') });
+  while (follower.status().failure === null) await sleep(10);
+  assert.match(follower.status().failure, /-wal/);
+  assert.equal(follower.takeFailure(), null); // what it has can be read
+  await writer.close();
+  await assert.rejects(follower.promote(), { code: 'busy' });
+  assert.equal(follower.readOnly, true);
+  assert.equal(fs.existsSync(`${name}-lock`), false);
+  fs.rmSync(`${name}-wal`);
+  await follower.promote();
+  assert.equal(follower.status().failure, null);
+  engine.runScript(follower.path, 'INSERT INTO u VALUES(1)');
+  await follower.flush();
+  await follower.close();
+  assert.equal(native(name, 'SELECT count(*) FROM u'), '(1,)');
+});

@@ -6,7 +6,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { IDBFactory, IDBKeyRange } from 'fake-indexeddb';
 import { createCapture } from '../sqljs_dbapi/js/capture.mjs';
 import { createKeeper } from '../sqljs_dbapi/js/keeper.mjs';
-import { exportStore, openStore } from '../sqljs_dbapi/js/pagestore.mjs';
+import { exportStore, openStore, removeStore } from '../sqljs_dbapi/js/pagestore.mjs';
+import { Locks } from './locks.mjs';
 import { startEngine } from './sqlite.mjs';
 
 const capture = createCapture();
@@ -228,6 +229,84 @@ test('a follower sees every state whole, and writes once it is promoted', async 
   insert(follower, 32);
   await follower.flush();
   assert.equal(await stored(options), 32);
+  await follower.close();
+});
+
+test('a follower takes no commit before it can store it, and says so to everybody who promotes it', async () => {
+  const options = world({ locks: new Locks(), broadcast: BroadcastChannel });
+  const writer = await open(options);
+  create(writer);
+  big(writer, 1, 20_000);
+  await writer.flush();
+  const follower = await open({ ...options, mode: 'follow' });
+  const promoted = follower.promote();
+  await sleep(20);
+  await writer.close();
+  let second = null; // promote() once more, while the first one has the lock and is not done
+  for (let looked = 0; follower.readOnly && looked < 1000; looked++) {
+    assert.equal(follower.status().readOnly, true);
+    if (!follower.store.readOnly) second ??= follower.promote();
+    await sleep(0);
+  }
+  assert.ok(second, 'the test came too late');
+  big(follower, 2, 20_000);
+  await Promise.all([promoted, second]);
+  big(follower, 3, 20);
+  await follower.flush();
+  assert.equal(await stored(options, 'SELECT group_concat(i) FROM t'), '1,2,3');
+  await follower.close();
+});
+
+test('a commit that is made while the database closes is stored', async () => {
+  const options = world();
+  const keeper = await open(options);
+  create(keeper);
+  insert(keeper, 1);
+  const { store } = keeper;
+  const commit = store.commit.bind(store);
+  let more = 3;
+  store.commit = async (change) => {
+    await commit(change);
+    if (more-- > 0) insert(keeper, 10 + more);
+  };
+  await keeper.close();
+  assert.equal(await stored(options), 4);
+});
+
+test('rows given up half-read commit, and that is stored', async () => {
+  const options = world();
+  const keeper = await open(options);
+  create(keeper);
+  await keeper.flush();
+  const { sqlite } = engine;
+  const connection = engine.open(keeper.path);
+  const sql = sqlite.stringToNewUTF8('INSERT INTO t(i) VALUES(1), (2), (3) RETURNING i');
+  const slot = sqlite._malloc(4);
+  sqlite._sqlite3_prepare_v2(connection, sql, -1, slot, 0);
+  const statement = new DataView(engine.memory.buffer).getUint32(slot, true);
+  sqlite._sqlite3_step(statement);
+  assert.equal(keeper.pending, false);
+  engine.reset(statement);
+  assert.equal(keeper.pending, true);
+  await keeper.flush();
+  assert.equal(await stored(options), 3);
+  sqlite._sqlite3_finalize(statement);
+  sqlite._free(slot);
+  sqlite._free(sql);
+  engine.close(connection);
+  await keeper.close();
+});
+
+test('a follower whose database was removed says so at every look', async () => {
+  const options = world({ locks: new Locks(), broadcast: BroadcastChannel });
+  const writer = await open(options);
+  create(writer);
+  await writer.flush();
+  const follower = await open({ ...options, mode: 'follow' });
+  assert.equal(follower.takeFailure(), null);
+  await writer.close();
+  await removeStore('m', options);
+  for (let looked = 0; looked < 2; looked++) assert.equal(follower.takeFailure()?.code, 'gone');
   await follower.close();
 });
 

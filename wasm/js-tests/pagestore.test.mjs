@@ -2,8 +2,9 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { IDBFactory, IDBKeyRange, IDBObjectStore } from 'fake-indexeddb';
+import { IDBDatabase, IDBFactory, IDBKeyRange, IDBObjectStore } from 'fake-indexeddb';
 import * as pagestore from '../sqljs_dbapi/js/pagestore.mjs';
+import { Locks } from './locks.mjs';
 
 const { openStore } = pagestore;
 
@@ -287,9 +288,10 @@ test('where no generation is whole, opening raises and leaves everything as it i
   });
   await assert.rejects(openStore('m', { ...options, mode: 'read' }), { code: 'corrupt' });
   let before;
-  await raw(options, 'm', async (records) => { before = records.filter(({ key }) => key !== 'head'); });
+  const kept = (records) => records.filter(({ key }) => key !== 'head' && !String(key).startsWith('ended:')); // which claims write
+  await raw(options, 'm', async (records) => { before = kept(records); });
   await assert.rejects(openStore('m', options), { code: 'corrupt' });
-  await raw(options, 'm', async (records) => assert.deepEqual(records.filter(({ key }) => key !== 'head'), before));
+  await raw(options, 'm', async (records) => assert.deepEqual(kept(records), before));
   const aside = await pagestore.quarantineStore('m', options);
   assert.deepEqual(await pagestore.listQuarantined(options), [aside]);
   const fresh = await openStore('m', options);
@@ -452,4 +454,138 @@ test('a second writer by force fences the first, who changes nothing more', asyn
   await second.commit(next.commit);
   await second.close();
   assert.equal(content(await pagestore.exportStore('m', options)).compare(content(next.next)), 0);
+});
+
+test('a writer that was taken over changes nothing as it leaves, though nobody has told it yet', async () => {
+  for (const times of [1, 2]) { // by how many, one after the other
+    const locks = new Locks();
+    const options = world({ locks });
+    const deaf = { request: (...words) => locks.request(...words).catch(() => new Promise(() => {})) };
+    const first = await openStore('m', { ...options, locks: deaf });
+    const step = change(new Uint8Array(0), 4096, random(1), 3);
+    await first.commit(step.commit);
+    let last;
+    for (let time = 0; time < times; time++) last = await openStore('m', { ...options, mode: 'steal', locks: deaf });
+    await assert.rejects(first.commit({ ...change(step.next, 4096, random(2), 3).commit, leaving: true }));
+    const next = change(step.next, 4096, random(3), 3);
+    await last.commit(next.commit);
+    await last.commit({ pages: new Map(), size: next.next.length, pageSize: 4096, leaving: true }); // which is no bar to itself
+    await last.close();
+    assert.equal(content(await pagestore.exportStore('m', options)).compare(content(next.next)), 0);
+  }
+});
+
+test('writers that end without a close leave one record, not one each', async () => {
+  const options = world({ locks: new Locks() });
+  for (let time = 0; time < 5; time++) {
+    const vanished = await openStore('m', { ...options, locks: new Locks() }); // its lock is free again
+    await vanished.commit(change(new Uint8Array(0), 4096, random(time), 3).commit);
+  }
+  await raw(options, 'm', async (records) => {
+    assert.equal(records.filter(({ key }) => String(key).startsWith('ended:')).length, 1);
+  });
+});
+
+test('a follower misses no commit that was stored while it opened', async () => {
+  const options = world({ key: 'open sesame', iterations: 10 });
+  const writer = await openStore('m', options);
+  const step = change(new Uint8Array(0), 4096, random(1), 3);
+  await writer.commit(step.commit);
+  const next = change(step.next, 4096, random(2), 3);
+  const { subtle } = globalThis.crypto;
+  const decrypt = async (algorithm, ...words) => {
+    if (Buffer.from(algorithm.additionalData).toString() === 'delta:1:0') await writer.commit(next.commit);
+    return subtle.decrypt(algorithm, ...words);
+  };
+  const crypto = { importKey: subtle.importKey.bind(subtle), deriveKey: subtle.deriveKey.bind(subtle), decrypt };
+  const follower = await openStore('m', { ...options, mode: 'read', broadcast: BroadcastChannel, crypto: { subtle: crypto } });
+  assert.equal(content(follower.image).compare(content(next.next)), 0);
+  await follower.close();
+  await writer.close();
+});
+
+test('followers hear of a commit even if its writer is gone before it hears that it is stored', async () => {
+  for (const leaving of [true, false]) {
+    const options = world({ broadcast: BroadcastChannel, locks: new Locks() });
+    const writer = await openStore('m', options);
+    const step = change(new Uint8Array(0), 4096, random(1), 3);
+    await writer.commit(step.commit);
+    const follower = await openStore('m', { ...options, mode: 'follow' });
+    const { transaction } = IDBDatabase.prototype;
+    IDBDatabase.prototype.transaction = function (stores, mode, ...words) {
+      const begun = transaction.call(this, stores, mode, ...words);
+      if (mode === 'readwrite') Object.defineProperty(begun, 'oncomplete', { set() {} });
+      return begun;
+    };
+    const next = change(step.next, 4096, random(2), 3);
+    try {
+      writer.commit({ ...next.commit, leaving }); // of which nobody hears the end
+      for (let looked = 0; follower.generation < 2 && looked < 500; looked++) await new Promise((resolve) => setTimeout(resolve, 2));
+    } finally {
+      IDBDatabase.prototype.transaction = transaction;
+    }
+    assert.equal(content(follower.image).compare(content(next.next)), 0);
+    await follower.close();
+  }
+});
+
+test('an empty key is refused: it would store everything readable', async () => {
+  for (const key of ['', new Uint8Array(0)]) await assert.rejects(openStore('m', world({ key })), { code: 'invalid', message: /empty/ });
+});
+
+test('where the page is not served over https it works, and says that it cannot encrypt', async () => {
+  const { randomUUID } = globalThis.crypto;
+  Object.defineProperty(globalThis.crypto, 'randomUUID', { value: undefined, configurable: true, writable: true });
+  try {
+    const crypto = { getRandomValues: (bytes) => globalThis.crypto.getRandomValues(bytes) };
+    const options = world({ crypto });
+    const store = await openStore('m', options);
+    await store.commit(change(new Uint8Array(0), 4096, random(1), 3).commit);
+    await store.close();
+    await assert.rejects(openStore('n', { ...options, key: 'open sesame' }), { code: 'unavailable' });
+  } finally {
+    globalThis.crypto.randomUUID = randomUUID;
+  }
+});
+
+test('whether the browser evicts: what the page asked, and in a worker, which cannot ask, what is true now', async () => {
+  const until = async (store, wanted) => {
+    for (let looked = 0; store.status().persisted !== wanted && looked < 100; looked++) {
+      await new Promise((resolve) => setTimeout(resolve, 30)); // the browser is asked anew once a second
+    }
+    return store.status().persisted;
+  };
+  let persisted = false;
+  const page = { persisted: async () => persisted, persist: async () => (persisted = true) };
+  const unasked = await openStore('m', world({ storage: page, persist: false }));
+  assert.equal(await until(unasked, false), false);
+  const asked = await openStore('m', world({ storage: page }));
+  assert.equal(await until(asked, true), true);
+  persisted = false;
+  const worker = await openStore('m', world({ storage: { persisted: async () => persisted } }));
+  assert.equal(await until(worker, false), false);
+  persisted = true; // the page has asked
+  assert.equal(await until(worker, true), true);
+  for (const store of [unasked, asked, worker]) await store.close();
+});
+
+test('strict is what IndexedDB is asked for, and relaxed what it is asked for otherwise', async () => {
+  const { transaction } = IDBDatabase.prototype;
+  const asked = [];
+  IDBDatabase.prototype.transaction = function (stores, mode, options) {
+    if (mode === 'readwrite') asked.push(options?.durability);
+    return transaction.call(this, stores, mode, options);
+  };
+  try {
+    for (const strict of [true, false]) {
+      asked.length = 0;
+      const store = await openStore('m', world({ strict }));
+      await store.commit(change(new Uint8Array(0), 4096, random(1), 3).commit);
+      await store.commit({ full: full(random(2), 4096, 9).next });
+      assert.deepEqual(new Set(asked), new Set([strict ? 'strict' : 'relaxed']));
+      await store.close();
+    }
+  } finally {
+    IDBDatabase.prototype.transaction = transaction;
+  }
 });

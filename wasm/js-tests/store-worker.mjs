@@ -74,6 +74,14 @@ export const calls = {
   read: (sql) => query(keeper.export(), sql),
   exported: async (name) => (await load(), query(await pagestore.exportStore(name), 'PRAGMA integrity_check; ')[0][0]),
 
+  /** What would open after a crash at this moment. */
+  async stored({ name }) {
+    const image = await pagestore.exportStore(name);
+    return { whole: query(image, 'PRAGMA integrity_check')[0][0], rows: query(image, 'SELECT count(*) FROM t')[0][0] };
+  },
+  takeFailure: () => keeper.takeFailure()?.code ?? null,
+  closeStore: () => keeper.close(),
+
   async close() {
     engine.close(connection);
     await keeper.close();

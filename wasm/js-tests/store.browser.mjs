@@ -8,6 +8,8 @@ import { serve } from '../harness/server.mjs';
 
 const KILLS = Number(process.env.KILLS ?? 10);
 const INTERVAL = Number(process.env.INTERVAL ?? 1000); // ms; the default of the store
+const ROOM = 8 << 20; // bytes that a site may have
+const ROW = 400_000;
 
 if (!installed('chromium')) {
   const message = 'no Chromium on this machine: the page store is not proven in a browser';
@@ -199,6 +201,63 @@ test('a page that is left, and one that is hidden, stores what was committed', {
       await call('close');
       await other.close();
     }
+  } finally {
+    await browser.kill();
+    await browser.forget();
+  }
+});
+
+/** Whole, and how many rows another tab would find now. */
+async function storedRows(call) {
+  const { whole, rows } = await call('stored', { name: 'm' });
+  assert.equal(whole, 'ok');
+  return rows;
+}
+
+test('a spent quota: told at once and later, nothing is lost or torn, and all is stored when there is room', { skip }, async () => {
+  let browser = await Browser.start('chromium');
+  try {
+    const { page, call } = await tab(browser);
+    const devtools = await browser.driver.newCDPSession(page);
+    const room = (size) => devtools.send('Storage.overrideQuotaForOrigin', { origin: server.url, ...(size && { quotaSize: size }) });
+    await room(ROOM); // before anything is opened: Chromium keeps what it knows of the room there is for half a minute
+    await call('open', { name: 'm', interval: 0 });
+    await call('run', 'CREATE TABLE t(i INTEGER PRIMARY KEY, x BLOB)');
+    await call('flush');
+
+    let rows = 0; // acknowledged
+    let error = null;
+    while (!error && rows < (4 * ROOM) / ROW) {
+      await call('run', `INSERT INTO t VALUES(${rows + 1}, randomblob(${ROW}))`);
+      await call('flush').then(() => rows++, (it) => (error = it));
+    }
+    assert.equal(error?.code, 'quota');
+    assert.match(error.message, /the quota is spent; nothing was changed/);
+    assert.ok(rows > 0);
+    assert.equal(await storedRows(call), rows);
+
+    // the next failure is one that nobody waits for: it is kept, and raised once
+    await call('takeFailure');
+    await call('run', `INSERT INTO t VALUES(${rows + 2}, randomblob(${ROW}))`);
+    let failure = null;
+    for (let looked = 0; !failure && looked < 200; looked++) failure = (await call('takeFailure')) ?? (await sleep(20), null);
+    assert.equal(failure, 'quota');
+    const { failures, pendingCommits, lag, usage, quota } = await call('status');
+    assert.ok(failures >= 2 && pendingCommits === 2 && lag > 0, JSON.stringify({ failures, pendingCommits, lag }));
+    assert.ok(usage > 0 && quota > usage, `${usage} of ${quota}`); // not ROOM: Chromium tells pages of 10 GB more than they use
+    await assert.rejects(call('closeStore'), { code: 'quota' }); // it stays open, and what is in it can be read
+    assert.deepEqual(await call('read', 'SELECT count(*) FROM t'), [[rows + 2]]);
+    assert.equal(await storedRows(call), rows);
+
+    await room(); // as the browser has it
+    for (let looked = 0; (await call('status')).pendingCommits && looked < 1000; looked++) await sleep(50); // it tries again by itself
+    assert.equal((await call('status')).failure, null);
+    assert.equal(await storedRows(call), rows + 2);
+    await browser.kill();
+    browser = await browser.restart();
+    const { call: again } = await tab(browser);
+    assert.equal((await again('open', { name: 'm' })).recovered, null);
+    assert.deepEqual(await again('read', 'SELECT count(*) FROM t'), [[rows + 2]]);
   } finally {
     await browser.kill();
     await browser.forget();

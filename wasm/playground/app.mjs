@@ -317,6 +317,7 @@ async function begin() {
   find('app').hidden = false;
   find('main').removeAttribute('aria-busy');
   usable = true;
+  navigator.storage?.persist?.(); // a worker cannot ask; the panel says what came of it
   if (!storage.read_only) await goOn();
 }
 

@@ -28,8 +28,8 @@ DETERMINISTIC = 0x800
 class Connection:
     """A connection to a database; as sqlite3.Connection, except for what sql.js does not have.
 
-    `timeout` is accepted and means nothing: in a browser nothing else can run while one waits for a lock. `check_same_thread` has
-    no meaning either.
+    `timeout`: how many seconds to wait for another tab that writes a kept database, which this opens; None: as long as it does. A lock
+    of SQLite's own is an error at once, for in a browser nothing else can run while one waits. `check_same_thread` has no meaning.
     """
 
     Warning = errors.Warning
@@ -51,7 +51,7 @@ class Connection:
     def __init__(
         self,
         database: Name,
-        timeout: float = 5.0,
+        timeout: float | None = None,
         detect_types: int = 0,
         isolation_level: str | None = "",
         check_same_thread: bool = True,
@@ -65,7 +65,7 @@ class Connection:
         if self._db:
             self.close()
         self._engine = engine()
-        path, kept = locate(self._engine, database, uri, options)
+        path, kept = locate(self._engine, database, uri, {"timeout": timeout, **options})
         try:
             self._db = self._engine.js.open(path)
         except Exception as error:
@@ -82,6 +82,7 @@ class Connection:
         self._give_back = self._cache.give_back
         self._in_transaction: bool = False
         self._trace: Callable[[Statement, Any], None] | None = None
+        self._functions: dict[tuple[str, int], range] = {}  # numbers of callbacks, by name and count of arguments
         self._begins: str | None = None  # the statement that begins a transaction before one that changes something
         self._is_legacy = True
         self._autocommit: bool | int = LEGACY_TRANSACTION_CONTROL
@@ -136,39 +137,55 @@ class Connection:
                 statement.strip_types()
         return statement
 
-    def _settle(self, size: int) -> tuple[int, int]:
-        """Result code and changes of an answer whose rows do not matter. Raises what went wrong."""
+    def _settle(self, size: int, statement: Statement, waits: bool = True) -> tuple[int, int]:
+        """Result code and changes of a statement's answer whose rows do not matter. Raises what went wrong."""
         if size:
             self._engine.drain(size)
         _, code, changes, self._in_transaction, _, _, message = self._buffers.receive()
         if code not in {SQLITE_ROW, SQLITE_DONE}:
             errors.raise_code(code, message)
-        if self._path is not None and not self._in_transaction and code == SQLITE_DONE:
-            self._committed(None)
+        if waits and self._path is not None and not self._in_transaction and code == SQLITE_DONE:
+            self._committed(statement)
         return code, changes
 
-    def _run_alone(self, sql: str) -> None:
-        """Run a statement without parameters and rows."""
+    def _run_alone(self, sql: str, waits: bool = True) -> None:
+        """Run a statement without parameters and rows; `waits`: until what it committed is stored, where that is asked for."""
         statement = self._prepare(sql)
         assert statement is not None
         if self._trace is not None:
             self._trace(statement, ())
         try:
-            self._settle(self._engine.run(statement.pointer, 0, 1))
+            self._settle(self._engine.run(statement.pointer, 0, 1), statement, waits)
         finally:
             self._give_back(sql, statement)
 
     def _guard(self, statement: Statement) -> None:
         """Refuse a statement that the storage of a kept database does not allow now; before a long one, see to what was committed."""
         storage = sys.modules["sqljs_dbapi.storage"]
-        if self._path in storage.guarded:
+        if self._path in storage.guarded and statement.verb != "ROLLBACK":  # what is undone, no failure keeps
             storage.check(self._path, statement.modifies)
         if statement.verb == "VACUUM":
             storage.store_first(self._path)
+        elif statement.verb == "PRAGMA" and all(word in statement.sql.lower() for word in ("locking_mode", "exclusive")):
+            normal = prepare_only(self._engine, self._db, "PRAGMA locking_mode=NORMAL")  # SQLite sets it as soon as it is prepared
+            assert normal is not None
+            self._engine.finalize(normal.pointer)
+            raise errors.NotSupportedError("a kept database has no exclusive locking mode: nothing of it could be stored meanwhile")
 
-    def _committed(self, statement: Statement | None) -> None:
+    def _committed(self, statement: Statement) -> None:
         """Tell the storage of a kept database that a statement ended outside a transaction, and so may have committed."""
-        if statement is None or statement.modifies or statement.verb in {"COMMIT", "END", "RELEASE", "PRAGMA"}:
+        if statement.modifies or statement.verb in {"COMMIT", "END", "RELEASE", "PRAGMA"}:
+            sys.modules["sqljs_dbapi.storage"].committed(self._path)
+
+    def _check_writable(self) -> None:
+        """Refuse what changes a kept database by other means than a statement, when its storage does not allow it."""
+        storage = sys.modules["sqljs_dbapi.storage"]
+        if self._path in storage.guarded:
+            storage.check(self._path, True)
+
+    def _replaced(self) -> None:
+        """Tell the storage of a kept database that its content was replaced, by other means than a statement."""
+        if self._path is not None:
             sys.modules["sqljs_dbapi.storage"].committed(self._path)
 
     @property
@@ -248,8 +265,10 @@ class Connection:
         if self._autocommit is True:
             return
         if self._autocommit is False:
-            self._run_alone(sql)
-            self._run_alone("BEGIN")
+            self._run_alone(sql, waits=False)
+            self._run_alone("BEGIN")  # before anything is waited for: other coroutines may go on with this connection meanwhile
+            if self._path is not None and sql == "COMMIT":
+                sys.modules["sqljs_dbapi.storage"].committed(self._path)
         elif self._in_transaction:
             self._run_alone(sql)
 
@@ -261,6 +280,9 @@ class Connection:
         db, self._db = self._db, 0
         self._cache.idle.clear()
         self._engine.js.close(db)
+        for numbers in self._functions.values():
+            self._engine.callbacks.remove(numbers)
+        self._functions.clear()
         if self._path is None and self._file not in {"", ":memory:"}:
             release(self._engine, self._file)
 
@@ -300,8 +322,13 @@ class Connection:
         self._check()
         number = self._engine.callbacks.add(*calls)
         code = self._engine.js.createFunction(self._db, name, count, flags, number, is_aggregate, not calls)
+        numbers = range(number, number + len(calls))
         if code != SQLITE_OK:
+            self._engine.callbacks.remove(numbers)
             raise errors.OperationalError(failed)
+        self._engine.callbacks.remove(self._functions.pop((name.lower(), count), range(0)))
+        if calls:
+            self._functions[name.lower(), count] = numbers
 
     def create_window_function(self, name: str, num_params: int, aggregate_class: Any, /) -> NoReturn:
         """Not in sql.js."""
@@ -390,6 +417,7 @@ class Connection:
         if progress is not None and not callable(progress):
             raise TypeError("progress argument must be a callable")
         target._check()
+        target._check_writable()
         js = self._engine.js
         if not (begun := js.backupBegin(target._db, "main", self._db, name)):
             target._raise_last()
@@ -410,6 +438,7 @@ class Connection:
             errors.raise_code(code, "database is locked")
         if ended != SQLITE_OK:
             target._raise_last()
+        target._replaced()
 
     def serialize(self, *, name: str = "main") -> bytes:
         """The database as the bytes of a SQLite file; not inside a transaction that has changed it."""
@@ -430,6 +459,7 @@ class Connection:
     def deserialize(self, data: Any, /, *, name: str = "main") -> None:
         """Replace the database by that in the bytes of a SQLite file. One in memory keeps its page size, which must be the file's."""
         self._check()
+        self._check_writable()
         from pyodide.ffi import to_js
 
         js = self._engine.js
@@ -445,6 +475,7 @@ class Connection:
         finally:
             copy.close()
             js.removeFile(path)
+        self._replaced()
 
     def iterdump(self, *, filter: str | None = None) -> Iterator[str]:
         """The SQL that makes this database, line by line; `filter` is a LIKE pattern of names."""

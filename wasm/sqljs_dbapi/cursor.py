@@ -173,7 +173,7 @@ class Cursor:
                     connection._guard(statement)
                 if connection._trace is not None:
                     connection._trace(statement, ())
-                while connection._settle(engine.run(statement.pointer, 0, MOST_ROWS))[0] == SQLITE_ROW:
+                while connection._settle(engine.run(statement.pointer, 0, MOST_ROWS), statement)[0] == SQLITE_ROW:
                     pass
             finally:
                 engine.finalize(statement.pointer)
@@ -263,7 +263,7 @@ class Cursor:
                 size = connection._buffers.send(batch)
             except BufferError:
                 return sum(self._execute_one(statement, parameters) for parameters in batch)
-            done = connection._settle(engine.batch(statement.pointer, size))[1]
+            done = connection._settle(engine.batch(statement.pointer, size), statement)[1]
         if refused is not None:
             raise refused
         return done
@@ -276,7 +276,7 @@ class Cursor:
         answer = engine.run(statement.pointer, size, MOST_ROWS)
         if connection._trace is not None:
             connection._trace(statement, parameters)
-        while (settled := connection._settle(answer))[0] == SQLITE_ROW:
+        while (settled := connection._settle(answer, statement))[0] == SQLITE_ROW:
             answer = engine.run(statement.pointer, 0, MOST_ROWS)
         return settled[1]
 

@@ -35,6 +35,11 @@ class Callbacks:
             self.calls[self.last] = call
         return first
 
+    def remove(self, numbers: range) -> None:
+        """Let go of calls that the engine does not make any more."""
+        for number in numbers:
+            del self.calls[number]
+
     def dispatch(self, number: int, instance: int, size: int, undecoded: bool) -> int:
         """Call with the arguments in the buffer; the result goes back in the other. Gives 0, or minus a result code.
 

@@ -167,8 +167,6 @@ class Database:
         self._closed = False
         if self.read_only:
             self._guard()
-        if (recovered := self.status().recovered) is not None:
-            warnings.warn(f"the database {name!r} was found damaged: {recovered}", DamageWarning, stacklevel=2)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}{' closed' if self._closed else ' read-only' if self.read_only else ''}>"
@@ -242,17 +240,25 @@ class Database:
         if self._closed or self._opens == 0:
             return
         if self._opens > 1:
-            await self.flush()
-            self._opens -= 1
+            self._opens -= 1  # before anything is awaited: another close() meanwhile is the last one
+            try:
+                await self.flush()
+            except BaseException:
+                self._opens += 1
+                raise
             return
         self._opens = 0
+        self._guard()
         _closing[self.name] = ended = asyncio.Event()
+        await asyncio.shield(asyncio.ensure_future(self._end(discard, ended)))  # what has begun goes on, also if nobody waits any more
+
+    async def _end(self, discard: bool, ended: asyncio.Event) -> None:
         failure = None
         try:
             await _awaited(self._keeper.close(_object(discard=discard)))
         except StorageError as error:
             if error.reason not in {"fenced", "gone"}:
-                self._opens = 1
+                self._opens += 1
                 raise
             failure = error
         finally:
@@ -283,12 +289,19 @@ class Database:
 
         When the present one closes or crashes (within `timeout` seconds), at once if there is none ("fail"), or by force ("steal").
         """
+        from js import AbortController
+
         self._check_open()
-        await _awaited(self._keeper.promote(_object(mode=mode, timeout=None if timeout is None else timeout * 1000)))
+        waiting = AbortController.new()
+        options = _object(mode=mode, timeout=None if timeout is None else timeout * 1000, signal=waiting.signal)
+        try:
+            await _awaited(self._keeper.promote(options))
+        finally:
+            waiting.abort()  # if this was cancelled, it must not take over any more
         self._release()
 
     def _check_open(self) -> None:
-        if self._closed:
+        if self._closed or self.name in _closing:
             raise ProgrammingError(f"the database {self.name!r} is closed")
 
     def _guard(self, *_: Any) -> None:
@@ -333,6 +346,8 @@ class _Options:
             raise ProgrammingError(f"durability is 'interval' or 'commit', not {self.durability!r}")
         if self.mode not in {"wait", "fail", "follow", "steal"}:
             raise ProgrammingError(f"mode is 'wait', 'fail', 'follow' or 'steal', not {self.mode!r}")
+        if self.key is not None and not self.key:
+            raise ProgrammingError("the key is empty: None is for a database that is not encrypted")
         if not 0 <= self.sync_interval < float("inf"):
             raise ProgrammingError(f"sync_interval is a number of seconds, not {self.sync_interval!r}")
 
@@ -387,9 +402,13 @@ async def open(
     if (database := _databases.get(name)) is not None:
         database._opens += 1
         return database
-    _opening[name] = asyncio.ensure_future(_open(name, options))
+    _opening[name] = opening = asyncio.ensure_future(_open(name, options))
     try:
-        return await _opening[name]
+        return await opening
+    except asyncio.CancelledError:
+        if opening.done() and not opening.cancelled() and opening.exception() is None:
+            await opening.result().close()  # it came too late to be given to anybody
+        raise
     finally:
         _opening.pop(name, None)
 
@@ -397,8 +416,26 @@ async def open(
 async def _open(name: str, options: _Options) -> Database:
     await load()
     await prepare()
-    store = await _awaited(_modules["store"].openStore(name, options.for_store()))
-    return _attach(name, store, options)
+    from js import AbortController
+
+    waiting = AbortController.new()
+    for_store = options.for_store()
+    for_store.signal = waiting.signal
+    opening = _called(_modules["store"].openStore, name, for_store)
+    try:
+        store = await _awaited(asyncio.shield(opening))
+    except asyncio.CancelledError:
+        waiting.abort()
+        opening.add_done_callback(lambda opened: opened.exception() or opened.result().close())  # or it would hold the lock for ever
+        raise
+    database = _attach(name, store, options)
+    if (recovered := database.status().recovered) is not None:
+        try:
+            warnings.warn(f"the database {name!r} was found damaged: {recovered}", DamageWarning, stacklevel=2)
+        except DamageWarning:  # made an error: nobody gets the database, so nobody would close it
+            await database.close()
+            raise
+    return database
 
 
 def _attach(name: str, store: Any, options: _Options) -> Database:
@@ -449,6 +486,8 @@ def store_first(path: str) -> None:
 
 def committed(path: str) -> None:
     """To be called after a commit: with durability="commit", waits until it is stored. Raises StorageError when that failed."""
+    if path in guarded:
+        guarded[path]._check_open()  # a transaction that began before close(): its commit is not stored any more
     for database in _databases.values():
         if database._path == path:
             database._committed()

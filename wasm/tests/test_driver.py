@@ -263,6 +263,22 @@ class Unmade:
         raise ValueError
 
 
+def test_what_a_function_was_is_let_go_when_it_is_replaced_removed_or_its_connection_closed():
+    calls = engine().callbacks.calls
+    before = len(calls)
+    with_ = sqljs_dbapi.connect(":memory:")
+    for _ in range(3):
+        with_.create_function("f", 1, lambda value: value)
+    with_.create_function("F", 2, lambda value, _: value)
+    with_.create_aggregate("total", 1, type("Total", (), {"step": lambda self, value: None, "finalize": lambda self: 7}))
+    assert len(calls) == before + 4
+    with_.create_function("f", 2, None)
+    assert len(calls) == before + 3
+    assert with_.execute("SELECT f(1), total(1)").fetchone() == (1, 7)
+    with_.close()
+    assert len(calls) == before
+
+
 @BOTH
 def test_aggregates(module):
     with_ = module.connect(":memory:")

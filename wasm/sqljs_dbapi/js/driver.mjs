@@ -808,7 +808,12 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
       failureOf = message.copy();
     },
     open, close, prepare, convert, finalize, run, batch, drain,
-    reset: (pointer) => sqlite._sqlite3_reset(pointer),
+    /** Give up what a statement had still to give: where it changes something, that commits. */
+    reset(pointer) {
+      const code = sqlite._sqlite3_reset(pointer);
+      notify();
+      return code;
+    },
     errorCode: (db) => current().getInt32(db + layout.errorCode, true),
     errorMessage: messageOf,
     inTransaction,

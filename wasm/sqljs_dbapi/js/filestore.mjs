@@ -62,8 +62,9 @@ function writeWhole(file, image) {
   const temporary = `${file}-new-${process.pid}`;
   const mode = fs.statSync(file, { throwIfNoEntry: false })?.mode;
   try {
-    const handle = fs.openSync(temporary, 'w', mode);
+    const handle = fs.openSync(temporary, 'w');
     try {
+      if (mode !== undefined) fs.fchmodSync(handle, mode & 0o7777); // what openSync() is given, the umask takes from
       for (let at = 0; at < image.length; ) at += fs.writeSync(handle, image, at);
       fs.fsyncSync(handle);
     } finally {
@@ -74,8 +75,18 @@ function writeWhole(file, image) {
     fs.rmSync(temporary, { force: true });
     throw error;
   }
-  const handle = fs.openSync(directory, 'r');
-  try { fs.fsyncSync(handle); } catch { /* some systems cannot flush a directory */ } finally { fs.closeSync(handle); }
+  flushDirectory(directory);
+}
+
+// Some systems cannot. The file has its new name by then, so it is no failure.
+function flushDirectory(directory) {
+  let handle;
+  try {
+    handle = fs.openSync(directory, 'r');
+    fs.fsyncSync(handle);
+  } catch { /* see above */ } finally {
+    if (handle !== undefined) fs.closeSync(handle);
+  }
 }
 
 /** The lock of the writer: a file beside the database with the process id; one left by a dead process counts as free. */
@@ -120,10 +131,11 @@ class FileStore {
   wholeOnly = true;
 
   #file; #lock; #image = null; #size = 0; #pageSize = 0; #stat = null; #generation = 0;
-  #listeners = new Set(); #timer = null; #closed = false; #broken = null; #held = false;
+  #listeners = new Set(); #timer = null; #closed = false; #broken = null; #held = false; #unread = null;
 
   constructor(file, options) {
-    if (options.key) throw new StoreError('invalid', 'files are not encrypted: use an encrypted file system');
+    const { key = null } = options;
+    if (key !== null) throw new StoreError('invalid', 'files are not encrypted: use an encrypted file system');
     const absolute = path.resolve(file);
     if (!fs.existsSync(path.dirname(absolute))) throw new StoreError('missing', `there is no directory ${path.dirname(absolute)}`);
     this.#file = fs.existsSync(absolute) ? fs.realpathSync(absolute) : absolute; // a link stays a link
@@ -136,6 +148,8 @@ class FileStore {
   get size() { return this.#size; }
   /** Commits since opening. */
   get generation() { return this.#generation; }
+  /** Why nothing can be written any more, or null. That a follower cannot read the file for now, only status() says. */
+  get failure() { return this.#broken; }
   forgetImage() { if (!this.readOnly) this.#image = null; }
 
   start(writer) {
@@ -148,7 +162,7 @@ class FileStore {
       throw described(error, `opening ${this.#file}`);
     }
     if (writer) return this;
-    this.#timer = setInterval(() => this.refresh().catch((error) => (this.#broken = error)), FOLLOW);
+    this.#timer = setInterval(() => this.refresh().catch(() => {}), FOLLOW);
     this.#timer.unref();
     return this;
   }
@@ -195,18 +209,30 @@ class FileStore {
   }
 
   async refresh() {
-    if (!this.readOnly || this.#closed || statOf(this.#file) === this.#stat) return false;
-    this.#load();
+    if (!this.readOnly || this.#closed || (statOf(this.#file) === this.#stat && !this.#unread)) return false;
+    try {
+      this.#load();
+      this.#unread = null;
+    } catch (error) {
+      this.#unread = described(error, `following ${this.#file}`);
+      throw this.#unread;
+    }
     this.#generation++;
     for (const callback of [...this.#listeners]) callback(this);
     return true;
   }
 
-  async promote({ mode = 'wait', timeout = null } = {}) {
+  async promote({ mode = 'wait', timeout = null, signal = null } = {}) {
     if (!this.readOnly) return;
-    await waitForLock(this, mode, timeout);
+    await waitForLock(this, mode, timeout, signal);
+    try {
+      if (this.#closed) throw new StoreError('closed', `the database ${this.#file} was closed while it waited for the lock`);
+      await this.refresh();
+    } catch (error) {
+      this.#lock.release();
+      throw error;
+    }
     clearInterval(this.#timer);
-    await this.refresh();
     this.#held = true;
     this.readOnly = false;
   }
@@ -217,7 +243,7 @@ class FileStore {
     return {
       kind: 'file', name: this.#file, generation: this.#generation, size: this.#size, logRecords: 0, logBytes: 0, readOnly: this.readOnly,
       encrypted: false, strict: true, lock: this.#held ? 'held' : this.#closed ? 'none' : 'other', persisted: true,
-      usage: null, quota: null, failure: this.#broken?.message ?? null,
+      usage: null, quota: null, failure: (this.#broken ?? this.#unread)?.message ?? null,
     };
   }
 
@@ -239,21 +265,22 @@ class FileStore {
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const isLocked = (store) => new StoreError('locked', `another process writes the database ${store.name}`);
 
-async function waitForLock(store, mode, timeout) {
+async function waitForLock(store, mode, timeout, signal) {
   const until = timeout === null ? Infinity : Date.now() + timeout;
   while (!store.tryLock(mode === 'steal')) {
     if (mode === 'fail' || Date.now() >= until) throw isLocked(store);
     await pause(POLL);
+    if (signal?.aborted) throw isLocked(store);
   }
 }
 
 /** As pagestore.mjs's; `name` is a path. @returns {Promise<FileStore>} */
 export async function openStore(name, options = {}) {
-  const { mode = 'wait', timeout = null } = options;
+  const { mode = 'wait', timeout = null, signal = null } = options;
   const store = new FileStore(name, options);
   if (mode === 'read') return store.start(false);
   if (mode === 'follow') return store.start(store.tryLock(false));
-  await waitForLock(store, mode, timeout);
+  await waitForLock(store, mode, timeout, signal);
   return store.start(true);
 }
 

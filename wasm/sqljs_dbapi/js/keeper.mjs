@@ -66,7 +66,8 @@ class Keeper {
     globalThis.window?.addEventListener?.('pagehide', this.#onLeave);
   }
 
-  get readOnly() { return this.#store.readOnly; }
+  /** Until its commits are captured it is a follower, though the store may have the lock already. */
+  get readOnly() { return this.#tracker === null; }
   get store() { return this.#store; }
   /** Whether there are commits that are not stored. */
   get pending() { return this.#seen > this.#stored; }
@@ -221,9 +222,9 @@ class Keeper {
     return error;
   }
 
-  /** The failure of a flush that nobody waited for, once; one that is final, always. null: all is well. */
+  /** The failure of a flush that nobody waited for, once; one that is final, or the store's own, always. null: all is well. */
   takeFailure() {
-    const failure = this.#failure ?? this.#final;
+    const failure = this.#failure ?? this.#final ?? this.#store.failure;
     this.#failure = null;
     return failure;
   }
@@ -290,6 +291,7 @@ class Keeper {
     if (!this.readOnly) return;
     await this.#store.promote(options);
     while (!this.#catchUp()) await pause(NOT_NOW);
+    if (!this.readOnly) return; // somebody else has asked for it, too
     this.#unfollow?.();
     this.#unfollow = null;
     this.#write(withoutWal(this.#store.image));
@@ -315,6 +317,7 @@ class Keeper {
     const stored = this.#store.status();
     return {
       ...stored,
+      readOnly: this.readOnly,
       capture: this.#capture.mode,
       captureReason: this.#capture.reason,
       interval: this.#interval,
@@ -342,7 +345,7 @@ class Keeper {
     if (!discard && this.#tracker) {
       const unsaved = this.#seen > this.#stored;
       try {
-        if (!this.#final || unsaved) await this.flush();
+        if (!this.#final || unsaved) do await this.flush(); while (this.pending); // what was committed meanwhile, too
       } catch (error) {
         failure = error;
         if (!FINAL.has(error.code)) {
@@ -352,9 +355,9 @@ class Keeper {
         }
       }
     }
+    this.#closed = true;
     clearTimeout(this.#timer);
     await this.#running?.catch(() => {});
-    this.#closed = true;
     globalThis.document?.removeEventListener('visibilitychange', this.#onHidden);
     globalThis.document?.removeEventListener('freeze', this.#onLeave);
     globalThis.window?.removeEventListener?.('pagehide', this.#onLeave);

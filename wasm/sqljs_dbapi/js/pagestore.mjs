@@ -6,6 +6,7 @@
 //   base:<generation>         names the segments of an image: for each the generation that wrote it
 //   [index, generation]       a segment: 256 KB of an image
 //   key, key-copy             salt and check of the passphrase
+//   stolen:<writer>, ended:<writer>   empty; writers who were taken over
 // An image is a base and the log after it. The previous base and the log since then are kept, so one bad record of the current base
 // costs nothing, and one bad record of the log costs the generations from there on. A new base rewrites changed segments only, in small
 // transactions between the commits, and comes to life with one last transaction.
@@ -26,6 +27,9 @@ const LOG_BYTES = 1 << 20; // below this a new base is not worth it, whatever th
 const SUM = 8;
 const ITERATIONS = 600_000; // PBKDF2-SHA-256, OWASP 2023
 const FILLER = -1; // in the place of a segment's index
+const STOLEN = 'stolen:'; // and a writer whose lock was taken by force: it may still live, and must not write as it leaves
+const ENDED = 'ended:'; // and the last writer that ended without a close: its leaving write may be on its way
+const NOTHING = new Uint8Array(0);
 const GONE = 'the browser has closed the database; the data of this site may have been cleared';
 const NEW_LOG_RECORDS = 96; // of 60 KB: more than the 4 MB after which LevelDB begins a new log; larger values go to files of their own
 const NEW_LOG_RECORD = 60_000;
@@ -204,7 +208,7 @@ export function sqlitePageSize(image) {
  * The exclusive Web Lock of the writer, held until `release()`. null: it is another's (mode fail or follow).
  * @returns {Promise<{release: () => void, lost: Promise<void>}|null>}
  */
-function acquire(locks, name, mode, timeout) {
+function acquire(locks, name, mode, timeout, signal) {
   return new Promise((resolve, reject) => {
     let lost;
     const wasLost = new Promise((tell) => (lost = tell));
@@ -213,10 +217,11 @@ function acquire(locks, name, mode, timeout) {
     let held = false;
     if (mode === 'steal') options.steal = true;
     else if (mode !== 'wait') options.ifAvailable = true;
-    else if (timeout !== null && timeout !== undefined) {
+    else {
       const controller = new AbortController();
       options.signal = controller.signal;
-      timer = setTimeout(() => controller.abort(), timeout);
+      if (timeout !== null && timeout !== undefined) timer = setTimeout(() => controller.abort(), timeout);
+      signal?.addEventListener('abort', () => controller.abort());
     }
     const hold = (lock) => {
       clearTimeout(timer);
@@ -225,7 +230,9 @@ function acquire(locks, name, mode, timeout) {
       return new Promise((release) => resolve({ release, lost: wasLost }));
     };
     locks.request(name, options, hold).catch((error) => {
+      clearTimeout(timer);
       if (held) lost(); // stolen
+      else if (signal?.aborted) reject(new StoreError('locked', 'it is not waited for any more', error));
       else if (error?.name === 'AbortError') reject(new StoreError('locked', `it is still being written after ${timeout} ms`, error));
       else reject(described(error, 'taking the lock'));
     });
@@ -251,16 +258,16 @@ class PageStore {
   recovered = null;
   /** true for a follower: it sees the writer's commits and makes none. */
   readOnly = true;
-  /** The answer of the browser to "please never evict": true, false, or null while (or when) it does not answer. */
+  /** Whether the browser promised never to evict: true, false, or null while (or when) it does not answer. Only pages can ask it to. */
   persisted = null;
 
-  #name; #options; #world; #database; #records = plain; #lock = null; #channel = null;
+  #name; #options; #world; #database; #records = plain; #lock = null; #byForce = false; #channel = null;
   #head = null; #headRecord; #base = { generation: 0, size: 0, segments: [] };
   #image = null; #pageSize = 0; #size = 0;
   #logRecords = 0; #logBytes = 0; #baseNeeded = false; #rebasing = null; #notBefore = 0;
-  #writer = globalThis.crypto.randomUUID();
+  #writer = hex(globalThis.crypto.getRandomValues(new Uint8Array(16))); // randomUUID() is for https only
   #turn = Promise.resolve(); #committing = false; #broken = null; #closed = false;
-  #listeners = new Set(); #refreshing = null; #refreshAgain = false; #estimate = null; #measured = 0;
+  #listeners = new Set(); #becoming = null; #refreshing = null; #refreshAgain = false; #estimate = null; #measured = 0;
 
   constructor(name, options) {
     this.#name = name;
@@ -276,6 +283,8 @@ class PageStore {
   get size() { return this.#size; }
   /** Number of the last stored commit. */
   get generation() { return this.#head?.generation ?? 0; }
+  /** Why nothing can be read or written any more, or null. */
+  get failure() { return this.#broken; }
   /** true when the log proved bad while the database is open: the next commit should bring the `full` image. */
   get needsImage() { return this.#baseNeeded; }
 
@@ -283,10 +292,10 @@ class PageStore {
   forgetImage() { if (!this.readOnly) this.#image = null; }
 
   async open() {
-    const { mode = 'wait', timeout = null } = this.#options;
+    const { mode = 'wait', timeout = null, signal = null } = this.#options;
     if (!MODES.includes(mode)) throw new StoreError('invalid', `mode ${mode} is none of ${MODES.join(', ')}`);
     try {
-      const writer = await this.#takeLock(mode, timeout);
+      const writer = await this.#takeLock(mode, timeout, signal);
       let wiped = null;
       this.#database = await openDatabase(this.#world.indexedDB, PREFIX + this.#name, (message) => (wiped = message));
       this.#database.onversionchange = () => this.#break(new StoreError('gone', `the database ${this.#name} was removed elsewhere`));
@@ -299,6 +308,7 @@ class PageStore {
         this.recovered = { reason, generation: 0, lost: null, quarantined: null };
       }
       this.#listen();
+      if (this.readOnly) await this.refresh(); // what was stored between the loading and the listening
       return this;
     } catch (error) {
       this.#shut();
@@ -306,11 +316,12 @@ class PageStore {
     }
   }
 
-  async #takeLock(mode, timeout) {
+  async #takeLock(mode, timeout, signal) {
     const { locks } = this.#world;
     if (mode === 'read') return false;
     if (!locks) return mode !== 'follow'; // the fence alone keeps writers apart
-    this.#lock = await acquire(locks, PREFIX + this.#name, mode, timeout);
+    this.#lock = await acquire(locks, PREFIX + this.#name, mode, timeout, signal);
+    this.#byForce = mode === 'steal';
     if (!this.#lock && mode === 'fail') throw new StoreError('locked', `another tab or worker writes the database ${this.#name}`);
     this.#lock?.lost.then(() => this.#break(new StoreError('fenced', `another writer took over the database ${this.#name}`)));
     return this.#lock !== null;
@@ -320,6 +331,8 @@ class PageStore {
   async #unlock(writer) {
     const { key, iterations = ITERATIONS } = this.#options;
     const { crypto } = this.#world;
+    if (key?.length === 0) throw new StoreError('invalid', 'the key is empty: null is for a database that is not encrypted');
+    if (key && !crypto.subtle) throw new StoreError('unavailable', 'pages that are not served over https cannot encrypt');
     const log = this.#database.transaction('log').objectStore('log');
     const [first, copy, head] = await Promise.all([answer(log.get('key')), answer(log.get('key-copy')), answer(log.get('head'))]);
     let stored = null;
@@ -384,7 +397,12 @@ class PageStore {
       this.#headRecord = record;
       if (record !== undefined && !head.closed) await this.#beginNewLog().catch(() => {}); // no room: the writing will tell
       try {
-        await this.#write(['log'], { ...head, writer: this.#writer, closed: false }, () => {});
+        await this.#write(['log'], { ...head, writer: this.#writer, closed: false }, (transaction) => {
+          if (!head.writer || head.closed) return;
+          const log = transaction.objectStore('log');
+          if (!this.#byForce) log.delete(this.#world.keyRange.bound(ENDED, `${ENDED}~`)); // older ones are gone for good
+          log.put(NOTHING, (this.#byForce ? STOLEN : ENDED) + head.writer);
+        });
         return;
       } catch (error) {
         if (error.code !== 'fenced') throw error; // somebody committed in between: look again
@@ -588,13 +606,23 @@ class PageStore {
       const current = log.get('head');
       current.onsuccess = () => {
         if (leaving) return;
-        if (same(current.result, this.#headRecord)) return transaction.commit?.();
+        if (same(current.result, this.#headRecord)) {
+          transaction.commit?.();
+          return record && this.#announce();
+        }
         fenced = true;
         transaction.abort();
       };
       work(transaction);
       if (record) log.put(record, 'head');
-      if (leaving) transaction.commit?.();
+      if (leaving) {
+        for (const place of [STOLEN, ENDED]) {
+          log.add(NOTHING, place + this.#writer); // fails if we were taken over
+          log.delete(place + this.#writer);
+        }
+        transaction.commit?.();
+        this.#announce();
+      }
     } catch (error) {
       failure = error;
       try { transaction.abort(); } catch { /* it was the abort that failed the writes */ }
@@ -612,7 +640,7 @@ class PageStore {
    * Stores one commit. Resolves when IndexedDB has it; rejects when nothing of it is stored. One at a time.
    * @param {{pages?: Map<number, Uint8Array>, size?: number, pageSize?: number, full?: Uint8Array|null, leaving?: boolean}} change
    *   pages: by number, from 0. size: of the image after it, bytes. full: the whole image instead. leaving: the page is about to go and
-   *   nothing of it will run again; then the Web Lock and the free place in the log have to do for the fence.
+   *   nothing of it will run again; then the Web Lock, what the next writer leaves for us and the free place in the log are the fence.
    */
   async commit({ pages, size, pageSize, full = null, leaving = false }) {
     this.#check();
@@ -624,7 +652,7 @@ class PageStore {
       this.#committing = false;
     }
     this.#image = null;
-    this.#channel?.postMessage({ generation: this.generation });
+    this.#announce();
     this.#considerBase();
   }
 
@@ -783,6 +811,10 @@ class PageStore {
     };
   }
 
+  // When a commit is stored, and before that as soon as nothing keeps it from being so: the page may be gone until then. A follower that
+  // looks early waits in IndexedDB for the transaction under way.
+  #announce() { this.#channel?.postMessage(null); }
+
   /** A follower's callback, called with the store after every change it has taken over. Returns a function that ends it. */
   onRefresh(callback) {
     this.#listeners.add(callback);
@@ -840,20 +872,21 @@ class PageStore {
 
   /**
    * Makes a follower the writer, when the present one closes or crashes (mode wait, within timeout ms), at once if there is none
-   * (fail), or by force (steal). The image is brought up to date before.
+   * (fail), or by force (steal). The image is brought up to date before. `signal`: aborts the waiting.
    */
-  async promote({ mode = 'wait', timeout = null } = {}) {
+  async promote({ mode = 'wait', timeout = null, signal = null } = {}) {
     if (this.#broken) throw this.#broken;
     if (this.#closed) throw new StoreError('closed', `the database ${this.#name} is closed`);
-    if (!this.readOnly) return;
+    if (!this.readOnly) return this.#becoming;
     if (!['wait', 'fail', 'steal'].includes(mode)) throw new StoreError('invalid', `mode ${mode} is none of wait, fail, steal`);
     const before = this.generation;
-    await this.#takeLock(mode, timeout);
+    await this.#takeLock(mode, timeout, signal);
     try {
+      if (signal?.aborted) throw new StoreError('locked', 'it is not waited for any more');
       if (this.#closed) throw new StoreError('closed', `the database ${this.#name} was closed while it waited for the lock`);
       await this.#refreshing;
       if (this.#records === plain && this.#options.key) await this.#unlock(true);
-      await this.#becomeWriter();
+      await (this.#becoming = this.#becomeWriter());
     } catch (error) {
       this.#lock?.release();
       this.#lock = null;
@@ -879,7 +912,9 @@ class PageStore {
   #measureQuota() {
     if (Date.now() - this.#measured < QUOTA_EVERY) return;
     this.#measured = Date.now();
-    this.#world.storage?.estimate?.().then((estimate) => (this.#estimate = estimate), () => {});
+    const { storage } = this.#world;
+    storage?.estimate?.().then((estimate) => (this.#estimate = estimate), () => {});
+    storage?.persisted?.().then((persisted) => (this.persisted = persisted), () => {}); // another page may have asked since
   }
 
   /** Where the store stands; sizes in bytes, null where the browser does not say. The quota is asked for anew once a second at most. */
@@ -991,10 +1026,11 @@ async function copyDatabase(world, database, name) {
  * Opens the database `name`, as its one writer or as a follower.
  * @param {string} name
  * @param {{mode?: 'wait'|'fail'|'follow'|'steal'|'read', timeout?: number|null, strict?: boolean, key?: string|Uint8Array|null,
- *   persist?: boolean, iterations?: number, logRecords?: number, logBytes?: number, indexedDB?: IDBFactory, IDBKeyRange?: object,
- *   locks?: LockManager|null, broadcast?: Function|null, crypto?: Crypto, storage?: StorageManager|null}} options
+ *   signal?: AbortSignal|null, persist?: boolean, iterations?: number, logRecords?: number, logBytes?: number, indexedDB?: IDBFactory,
+ *   IDBKeyRange?: object, locks?: LockManager|null, broadcast?: Function|null, crypto?: Crypto, storage?: StorageManager|null}} options
  *   mode: while another one writes, wait for it (timeout in ms, null for ever), fail, follow it read-only, or take over by force;
- *   read never writes. strict: every commit is flushed to the disk. persist: ask the browser never to evict. The rest is for tests.
+ *   read never writes. signal: aborts the waiting. strict: every commit is flushed to the disk. persist: ask the browser never to evict.
+ *   The rest is for tests.
  * @returns {Promise<PageStore>}
  */
 export function openStore(name, options = {}) {
