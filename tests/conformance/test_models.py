@@ -418,8 +418,8 @@ class SwarmMachine(TaskMachine):
     def gather(self, data: st.DataObject, role: str | None) -> None:
         agent, members = self.pick(data, self.workers), self.world.members
         if data.draw(st.booleans()):
-            assert self.store.groups.join(self.team, agent, role=role).role == role
-            members[agent] = role
+            members[agent] = members.get(agent) if role is None else role
+            assert self.store.groups.join(self.team, agent, role=role).role == members[agent]
         else:
             assert self.store.groups.leave(self.team, agent) == (agent in members)
             members.pop(agent, None)
