@@ -1052,7 +1052,8 @@ class AsyncBuffer:
     """Samples on their way into the store: written when there are enough, when the oldest has waited long enough, and on closing.
 
     Any number of threads may record. Nothing is dropped in silence: what cannot be written for now is kept and tried again, up to
-    `limit` samples; then `record` raises and takes no more.
+    `limit` samples; then `record` raises and takes no more. A store's buffer is not written inside a transaction of its thread, which
+    might take back what others recorded; a unit of work's is that transaction's.
     """
 
     @property
@@ -1073,10 +1074,10 @@ class AsyncBuffer:
 
         Raises `InvalidValue` for what cannot be stored. `NotFound` tells of samples taken earlier whose agents do not exist: they
         are in its `data["samples"]`; this value was taken. Any other error says that the buffer is full and why it cannot be
-        written (`Unavailable` while the database is away): this value was not taken.
+        written (`Unavailable` while the database is away, `StoreError` inside a transaction): this value was not taken.
         """
     async def flush(self) -> None:
-        """Writes everything taken so far. Raises what keeps it from being written; the samples are kept then.
+        """Writes everything taken so far. Raises what keeps it from that, `StoreError` inside a transaction; the samples are kept then.
 
         Raises `NotFound` like `record`.
         """
@@ -1306,7 +1307,7 @@ class AsyncStore:
         """
     @property
     def address(self) -> str:
-        """Where the store is, as a URL."""
+        """Where the store is, as a URL that opens it; for people, so one that has a password is without it, and opens nothing then."""
     @property
     def capabilities(self) -> Capabilities:
         """What the engine underneath can do."""
@@ -1375,7 +1376,8 @@ class AsyncStore:
         another tab that has it open; where it cannot wait it raises `Unsupported`, and `open_async` is what to await. `normal`
         stores commits within a second there, `full` at once; see `flush`.
 
-        Raises `SchemaMismatch` for a database of a newer release, an edited migration, or an old schema with `migrate=False`;
+        Raises `SchemaMismatch` for a database of a newer release or of another program, an edited migration, or an old schema with
+        `migrate=False`, and changes nothing then;
         `CorruptDatabase` for a file that is no database; `Unavailable` when it cannot be opened.
         """
     async def close(self) -> None:
