@@ -92,10 +92,13 @@ def tests(session: nox.Session) -> None:
     install(session, ".[cli,postgres]", "--group", "test")
     # The oldest Python here runs everything; the others leave out PostgreSQL and the longest tests, which would take as long again on each.
     oldest = next((name for name in PYTHONS if shutil.which(f"python{name}")), session.python)
-    if session.posargs or session.python == oldest:
+    in_shares = ["python", "tests/programs/in_shares.py", SHARES]
+    if session.posargs:
         session.run("pytest", *session.posargs)
+    elif session.python == oldest:
+        session.run(*in_shares)
     else:
-        session.run("python", "tests/programs/in_shares.py", SHARES, "-m", "not long", env={"RUV_SWARM_TEST_POSTGRES": "none"})
+        session.run(*in_shares, "-m", "not long", env={"RUV_SWARM_TEST_POSTGRES": "none"})
 
 
 @nox.session

@@ -581,6 +581,7 @@ def test_a_kill_during_a_restoration_leaves_one_store_or_the_other(store: Store,
     seen = set()
     deadline = time.monotonic() + 120
     number = 0
+    longest = 0.2
     while seen != {3, 10, 510}:  # before the first restoration, and after one of either backup
         assert time.monotonic() < deadline, seen
         number += 1
@@ -591,9 +592,10 @@ def test_a_kill_during_a_restoration_leaves_one_store_or_the_other(store: Store,
         with subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
-            time.sleep(random.uniform(0, 0.3) * number)
+            time.sleep(random.uniform(0, longest))
             process.kill()
-        seen.add(count(target))
+        seen.add(found := count(target))
+        longest *= 2 if found == 3 else 0.5
         assert seen <= {3, 10, 510}
     backups.restore(into=target, overwrite=True)
     assert count(target) == 510

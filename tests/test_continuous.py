@@ -768,6 +768,36 @@ def test_nothing_is_told_to_be_shipped_behind_a_backup_that_was_pruned(
         assert shipping.status().failures == 0
 
 
+@pytest.mark.parametrize("times", [1, continuous.OVERTAKEN, continuous.OVERTAKEN + 1])
+def test_who_makes_a_newer_backup_and_prunes_at_once_does_not_stop_shipping(path: Path, times: int) -> None:
+    class Overtaking(MemoryStorage):
+        left = times
+
+        def write(self, name: str, chunks: Iterable[bytes]) -> None:
+            if name.endswith(".manifest") and self.left and not others.is_set():
+                self.left -= 1
+                others.set()
+                store.backup_to(self).create("full")
+                others.clear()
+                for mine in self.names():  # as who prunes does with files that belong to no backup, of a day ago by its clock
+                    if mine.startswith(name.partition(".")[0]):
+                        self.delete(mine)
+                if self.left or times > continuous.OVERTAKEN:  # what has overtaken is soon overtaken
+                    for other in self.names():
+                        self.delete(other)
+            super().write(name, chunks)
+
+    others = threading.Event()
+    storage = Overtaking()
+    with Store.open(path) as store, store.backup_to(storage).continuous(60) as shipping:
+        store.config.set("key", 1)
+        if times > continuous.OVERTAKEN:
+            with pytest.raises(Unavailable, match="removed while it was made"):
+                shipping.ship()
+        shipping.ship()
+        assert restored(shipping.backups, path) == rows(store)
+
+
 def test_who_prunes_while_something_is_shipped_keeps_what_it_continues(path: Path) -> None:
     class Pruning(MemoryStorage):
         """A segment comes after the last look before the removal of what it continues, and its writer's look just before the removal."""

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from ruv_swarm_store.backup import points, segments
 from ruv_swarm_store.backup.catalog import Contents
+from ruv_swarm_store.backup.creating import Overtaken
 from ruv_swarm_store.backup.manifest import Backup
 from ruv_swarm_store.backup.segments import Segment
 from ruv_swarm_store.clock import duration
@@ -43,6 +44,8 @@ MOST = 16_000
 """Pages in a segment. Of more, each is shipped once, as one commit: what is committed faster than that must not pile up."""
 LOOK_AROUND = 10.0
 """Seconds between two looks for backups that others have made."""
+OVERTAKEN = 4
+"""How often to look again when somebody has made a newer backup than the one that was being made, and pruned that at once."""
 IN_MEMORY = 64 << 20
 """Bytes that are taken into memory for that at the most; more is stored first, and the log begun anew when there is less in it."""
 LONGEST_WAIT = 5.0
@@ -232,21 +235,11 @@ class Shipping:
     def _begin(self, log: Log) -> None:
         """Goes on behind the newest backup and its segments if nothing is missing in between, else behind an increment."""
         log.hold()
-        contents = self._catalog.contents()
-        newest = contents.newest()
-        if newest is None or not self._continue(log, contents, newest):
-            try:
-                newest = self.backups.create("incremental")
-                self._made += 1
-                if not log.resume(newest.place, later=True):
-                    raise Discontinuity(
-                        "the log was begun anew while a backup was made", hint="A fork has closed the connection that kept it"
-                    )
-            except BaseException:
-                log.let_go()
-                raise
-            self._sent = None, newest.place
-            self._shipped = Shipped(newest.began_at, newest.position, newest.manifest)
+        try:
+            newest = self._go_on(log)
+        except BaseException:
+            log.let_go()
+            raise
         contents = self._catalog.contents()
         self._newest = max(self._newest, contents.time)
         self._root = contents.chain(newest.id)[0].id
@@ -255,6 +248,30 @@ class Shipping:
             since = journal.journaling(run)
             self._journaling = since if since is not None and since.started_at < self._shipped.instant else None
         self._base = newest
+
+    def _go_on(self, log: Log) -> Backup:
+        overtaken = 0
+        while True:
+            contents = self._catalog.contents()
+            newest = contents.newest()
+            if newest is not None and self._continue(log, contents, newest):
+                return newest
+            try:
+                return self._make(log)
+            except Overtaken:
+                overtaken += 1
+                if overtaken > OVERTAKEN:
+                    raise
+
+    def _make(self, log: Log) -> Backup:
+        """Makes an increment to go on behind."""
+        made = self.backups.create("incremental")
+        self._made += 1
+        if not log.resume(made.place, later=True):
+            raise Discontinuity("the log was begun anew while a backup was made", hint="A fork has closed the connection that kept it")
+        self._sent = None, made.place
+        self._shipped = Shipped(made.began_at, made.position, made.manifest)
+        return made
 
     def _continue(self, log: Log, contents: Contents, backup: Backup) -> bool:
         try:

@@ -16,9 +16,13 @@ from ruv_swarm_store.backup.restoring import assembling
 from ruv_swarm_store.clock import new_id
 from ruv_swarm_store.engines import Engine
 from ruv_swarm_store.engines.image import Image
-from ruv_swarm_store.errors import CorruptBackup, StoreError, Unavailable, Unsupported
+from ruv_swarm_store.errors import CorruptBackup, Unavailable, Unsupported
 
 log = logging.getLogger(__name__)
+
+
+class Overtaken(Unavailable):
+    """The files of a backup were removed while it was made."""
 
 
 def create(
@@ -41,7 +45,7 @@ def create(
             backup = replace(backup, origin=catalog.origin)
             _finish(catalog, backup)
             if not _is_whole(catalog, backup):
-                raise _taken(catalog, backup)
+                raise _overtaken(catalog, backup)
             return backup
         parent = _parent(contents, image) if kind == "incremental" else None
         while True:
@@ -52,7 +56,7 @@ def create(
                 if _is_whole(catalog, backup):
                     return backup
                 if parent is None:
-                    raise _taken(catalog, backup)
+                    raise _overtaken(catalog, backup)
             # Meanwhile somebody has pruned what this one would add to. What has been a backup's id is not another's.
             catalog.delete(catalog.contents(), [id])
             id, parent = _next_id(contents, began_at), None
@@ -68,10 +72,10 @@ def _finish(catalog: Catalog, backup: Backup) -> None:
     catalog.write_record(backup.manifest, backup, backup.encryption)
 
 
-def _taken(catalog: Catalog, backup: Backup) -> StoreError:
-    """The error for a backup whose files were removed while it was made."""
+def _overtaken(catalog: Catalog, backup: Backup) -> Overtaken:
+    """Takes away what is left of it."""
     catalog.delete(catalog.contents(), [backup.id])
-    return Unavailable(
+    return Overtaken(
         "the files of a backup were removed while it was made",
         hint="Somebody has made a newer one and pruned this one at once: keep more than one; or a clock is wrong by a day, after which "
         "pruning takes them for leftovers",
