@@ -15,6 +15,7 @@ from typing import Any
 
 import crew
 import pytest
+import stale
 from sqlalchemy import Delete, Executable, Insert, MetaData, Select, Table, Update, delete, insert, select, text, update
 
 import ruv_swarm_store
@@ -501,3 +502,35 @@ def test_caches_made_in_and_beside_a_transaction_do_not_wait_for_each_other(stor
     for thread in threads:
         thread.join(5)
     assert not any(thread.is_alive() for thread in threads)
+
+
+# How old a read may be
+
+
+def test_a_look_counts_from_when_it_began(store: Store, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is committed after it has asked, and before it has ended, is not known yet."""
+    with Store.open(path) as others:
+        cache = store.agents.cached(ttl=NEVER, probe=0.5)
+        assert cache.get("a").status == "idle"
+        ask = store._engine.others_committed
+
+        def slowly() -> bool:
+            answer = ask()
+            others.agents.set_status("a", "busy")
+            time.sleep(0.6)
+            return answer
+
+        time.sleep(0.6)
+        monkeypatch.setattr(store._engine, "others_committed", slowly)
+        cache.get("a")
+        monkeypatch.undo()
+        assert cache.get("a").status == "busy"
+
+
+@pytest.mark.long
+def test_a_hundred_thousand_reads_are_never_staler_than_the_probe_interval(path: Path) -> None:
+    """Another process writes as fast as it can, a thread of this one, too."""
+    outcome = stale.measure(str(path), 100_000, probe=0.01, own=True, pause=0.00001)
+    assert outcome.stale == 0
+    assert outcome.changes > 1_000
+    assert outcome.share > 0.5
