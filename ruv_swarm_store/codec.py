@@ -93,11 +93,16 @@ def seal(value: Any, what: str) -> tuple[Any, str]:
         _check(value, what, 0)
     try:
         text = _encode(value)
-        # One decode and one comparison, both in C, catch every silent change; only after one is the value walked.
-        if _has_exponent(text):
+        # One decode and one comparison, both in C, catch every silent change; only after one is the value walked. What most values
+        # pass stands here rather than in functions: to call one takes longer than to look.
+        if _e_and_digit(text) is not None and _has_exponent(text):
             text = _encode(_spelled_out(value))
         copy = decode(text)
-        if copy == value and not _has_nul(text) and (len(text) < 2 * DEPTH_LIMIT or text.count(b"[") + text.count(b"{") < DEPTH_LIMIT):
+        if (
+            copy == value
+            and (b"\\" not in text or not _has_nul(text))
+            and (len(text) < 2 * DEPTH_LIMIT or text.count(b"[") + text.count(b"{") < DEPTH_LIMIT)
+        ):
             return copy, text.decode()
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
         pass

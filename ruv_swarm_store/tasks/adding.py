@@ -91,7 +91,7 @@ def _add_all(run: Executor, tasks: Sequence[Checked], limited: set[str]) -> tupl
     try:
         positions = run.insert_many(ADD_RELATED, new.rows)
     except Conflict as error:
-        raise refused(tasks[0] if len(tasks) == 1 else None, error) from error
+        raise (refused(error, tasks[0].id, tasks[0].parent) if len(tasks) == 1 else refused(error)) from error
     new.relate(run)
     added = [one.stored(row, position) for one, row, position in zip(tasks, new.rows, positions, strict=True)]
     return added, {task.id for task in added if task.unmet} if new.dead else set()
@@ -124,9 +124,9 @@ def _insert(run: Executor, new: Checked, row: Sequence[Any]) -> int | None:
     try:
         done = run.one(_ADD_UNLESS_TAKEN, dict(zip(_NAMES, row, strict=True)))
     except Conflict as error:
-        raise refused(new, error) from error
+        raise refused(error, new.id, new.parent) from error
     if done is None and new.id is not None and run.one(_KNOWN, {"id": new.id}) is not None:
-        raise refused(new, Conflict("", kind="unique"))
+        raise refused(Conflict("", kind="unique"), new.id)
     return None if done is None else int(done[0])
 
 
@@ -153,9 +153,9 @@ def _await(run: Executor, ids: Sequence[str]) -> dict[str, str]:
     return states
 
 
-def refused(new: Checked | None, error: Conflict) -> Conflict | NotFound:
-    """What a refused insert means; `new` is None for one of many."""
+def refused(error: Conflict, id: str | None = None, parent: str | None = None) -> Conflict | NotFound:
+    """What a refused insert means, of one task with what was given of these, or of many."""
     if error.data.get("kind") == "reference":
-        return NotFound("a parent does not exist" if new is None else f"no task {new.parent!r} to be the parent", hint="Enqueue it first")
-    id = "one of these ids" if new is None else repr(new.id)
-    return Conflict(f"a task with {id} exists already", hint="Leave the id out, or use unique_key", kind="unique")
+        return NotFound("a parent does not exist" if parent is None else f"no task {parent!r} to be the parent", hint="Enqueue it first")
+    which = "one of these ids" if id is None else repr(id)
+    return Conflict(f"a task with {which} exists already", hint="Leave the id out, or use unique_key", kind="unique")

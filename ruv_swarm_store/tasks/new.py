@@ -23,6 +23,9 @@ ADD_PLAIN = insert_into(schema.tasks, *_PLAIN, **_NEW, status=TaskStatus.PENDING
 ADD_SPECIAL = insert_into(schema.tasks, *_PLAIN, *_SPECIAL, **_NEW)
 ADD_RELATED = insert_into(schema.tasks, *_PLAIN, *_SPECIAL, *_RELATED, **_NEW)
 
+PLAIN = (None, (), None, None, None, DependencyPolicy.CANCEL, None, None)
+"""Of such a task the arguments of `check` from `parent` on."""
+
 _STATUSES: dict[str, TaskStatus] = {status.value: status for status in TaskStatus}
 _POLICIES: dict[str, DependencyPolicy] = {policy.value: policy for policy in DependencyPolicy}
 
@@ -100,11 +103,16 @@ def check_many(tasks: Sequence[NewTask | tuple[str, Any]]) -> list[Checked]:
             raise InvalidValue(f"{new!r} is no task to enqueue", hint="Give NewTask(type, payload, …) or a pair of type and payload")
     payloads, texts = codec.seal_many([new.payload if isinstance(new, NewTask) else new[1] for new in tasks], "payload")
     return [
-        check(new.type, payload, text, *structs.astuple(new)[2:])
-        if isinstance(new, NewTask)
-        else Checked(codec.text(new[0], "task type"), payload, text)
+        _check_new(new, payload, text) if isinstance(new, NewTask) else Checked(codec.text(new[0], "task type"), payload, text)
         for new, payload, text in zip(tasks, payloads, texts, strict=True)
     ]
+
+
+def _check_new(new: NewTask, payload: Any, text: str) -> Checked:
+    return check(
+        new.type, payload, text, new.priority, new.max_retries, new.id, new.parent, new.depends_on, new.run_at, new.delay, new.unique_key,
+        new.on_dependency_failure, new.idempotency_key, new.concurrency_key,
+    )  # fmt: skip
 
 
 def check(
@@ -112,14 +120,14 @@ def check(
     payload: Any,
     text: str,
     priority: int,
+    max_retries: int,
+    id: str | None,
     parent: Task | str | None,
     depends_on: Iterable[Task | str],
     run_at: Moment | None,
     delay: float | None,
     unique_key: str | None,
-    max_retries: int,
     on_dependency_failure: DependencyPolicy | str,
-    id: str | None,
     idempotency_key: str | None,
     concurrency_key: str | None,
 ) -> Checked:
@@ -132,16 +140,7 @@ def check(
         codec.integer(max_retries, "max_retries", 0),
         None if id is None else codec.name(id, "task id"),
     )
-    if (
-        parent is None
-        and run_at is None
-        and delay is None
-        and unique_key is None
-        and idempotency_key is None
-        and concurrency_key is None
-        and depends_on == ()
-        and on_dependency_failure is DependencyPolicy.CANCEL
-    ):
+    if (parent, depends_on, run_at, delay, unique_key, on_dependency_failure, idempotency_key, concurrency_key) == PLAIN:
         return checked
     if delay is not None and run_at is not None:
         raise InvalidValue("both run_at and delay are given", hint="Give one of them")

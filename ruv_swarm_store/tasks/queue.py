@@ -19,7 +19,7 @@ from ruv_swarm_store.repository import Repository, repeatable
 from ruv_swarm_store.schema import LEASED, OPEN
 from ruv_swarm_store.tasks import adding, claims, counting, endings, limits, pruning, relations, schedules
 from ruv_swarm_store.tasks.backoff import DEFAULT_BACKOFF, Backoff
-from ruv_swarm_store.tasks.new import ADD_PLAIN, ADD_SPECIAL, Checked, check, check_many
+from ruv_swarm_store.tasks.new import ADD_PLAIN, ADD_SPECIAL, PLAIN, Checked, check, check_many
 from ruv_swarm_store.tasks.rows import FAILURES, PAUSES, SCHEDULES, TASKS, by_id, c, fenced, leased, why_not
 from ruv_swarm_store.tasks.rows import lease as lease_of
 from ruv_swarm_store.tasks.waiting import Waiter
@@ -104,21 +104,36 @@ class Tasks(Repository[Task]):
         `limit` limits. Raises `InvalidValue` for what cannot be stored and `NotFound` for an unknown parent or dependency.
         """
         copy, text = codec.seal(payload, "payload")
-        new = check(
-            type, copy, text, priority, parent, depends_on, run_at, delay, unique_key, max_retries, on_dependency_failure, id,
-            idempotency_key, concurrency_key,
-        )  # fmt: skip
+        special = (parent, depends_on, run_at, delay, unique_key, on_dependency_failure, idempotency_key, concurrency_key)
+        if special != PLAIN:
+            return self._enqueue(check(type, copy, text, priority, max_retries, id, *special))
+        kind = codec.text(type, "task type")
+        rank, retries = codec.integer(priority, "priority", 0, 100), codec.integer(max_retries, "max_retries", 0)
+        given = None if id is None else codec.name(id, "task id")
+
+        def add(run: Executor) -> Task:
+            now = run.now
+            key = given or new_id(now)
+            position = run.insert(ADD_PLAIN, (key, kind, text, now, rank, retries))
+            return Task(key, kind, copy, now, rank, retries, position=position)
+
+        try:
+            return self._scope.write(add)
+        except Conflict as error:
+            raise adding.refused(error, given) from error
+
+    def _enqueue(self, new: Checked) -> Task:
         if new.related:
             return self._add([new])[0]
 
         def add(run: Executor) -> Task:
             row = new.row(run.now, new_id(run.now))
-            return new.stored(row, run.insert(ADD_PLAIN if new.plain else ADD_SPECIAL, row))
+            return new.stored(row, run.insert(ADD_SPECIAL, row))
 
         try:
             return self._scope.write(add)
         except Conflict as error:
-            raise adding.refused(new, error) from error
+            raise adding.refused(error, new.id, new.parent) from error
 
     def enqueue_many(self, tasks: Iterable[NewTask | tuple[str, Any]]) -> list[Task]:
         """Adds tasks in order, all or none; each is a `NewTask` or a pair of type and payload. See `enqueue`."""
@@ -134,7 +149,7 @@ class Tasks(Repository[Task]):
             try:
                 numbers = run.insert_many(ADD_PLAIN if plain else ADD_SPECIAL, rows)
             except Conflict as error:
-                raise adding.refused(None, error) from error
+                raise adding.refused(error) from error
         return [new.stored(row, position) for new, row, position in zip(checked, rows, numbers, strict=True)]
 
     @repeatable
@@ -150,8 +165,8 @@ class Tasks(Repository[Task]):
         Best is the highest priority, then the earliest created. `types` restricts it; paused types are passed over. Atomic
         over threads, processes and machines. Raises `NotFound` for an unknown agent and `InvalidTransition` for a terminated one.
         """
-        wanted = claims.check_types(types)
-        who = _agent_id(agent)
+        wanted = None if types is None else claims.check_types(types)
+        who = agent.id if isinstance(agent, Agent) else codec.text(agent, "agent id")
         span = duration(lease, "lease")
 
         def take(run: Executor) -> Sequence[Any] | None:

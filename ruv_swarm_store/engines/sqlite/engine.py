@@ -6,7 +6,6 @@ One writer connection, guarded by a lock and opened with BEGIN IMMEDIATE; a read
 from __future__ import annotations
 
 import logging
-import math
 import os
 import random
 import re
@@ -59,7 +58,7 @@ LONGEST_LOG = 4_000
 """Pages in the log from which on it is copied into the database, to be begun anew."""
 _LOOK_EVERY = 64
 """Changes of rows between two looks at how long it is."""
-_ALWAYS = (-math.inf, math.inf)
+_ALWAYS = range(-(2**62), 2**62)
 _ALONE = 0.3
 """Seconds that others are given to end their transactions, where the log is not to be copied while somebody writes."""
 MOST_READERS = 64
@@ -127,7 +126,7 @@ class SQLiteEngine(Engine):
         self._stepping = False
         """Whether a statement of `write` is under way, or the log is being copied."""
         looks = self._driver.loses_commits and self.capabilities.processes
-        self._quiet: tuple[float, float] = (0, 0) if looks else _ALWAYS
+        self._quiet = range(0) if looks else _ALWAYS
         """While the writer's count of changes is in there nobody looks after the log; SQLite does by itself where it is safe.
 
         Out of it comes also the count of a new connection, and one that has passed 2**31: it is a C int.
@@ -167,7 +166,7 @@ class SQLiteEngine(Engine):
                 found = step(writer)
             finally:
                 self._stepping = inside
-            if self._writer is writer and not self._quiet[0] <= writer.raw.total_changes < self._quiet[1]:
+            if self._writer is writer and writer.raw.total_changes not in self._quiet:
                 self._shorten_log(writer)
             if self._watch.waiting:
                 self._watch.note(self._writer)
@@ -214,7 +213,7 @@ class SQLiteEngine(Engine):
                     self._owner = 0
                     if self._watch.waiting:
                         self._watch.note(writer)
-            if not level and self._writer is writer and not self._quiet[0] <= writer.raw.total_changes < self._quiet[1]:
+            if not level and self._writer is writer and writer.raw.total_changes not in self._quiet:
                 self._shorten_log(writer)
         for hook in hooks:
             try:
@@ -359,7 +358,7 @@ class SQLiteEngine(Engine):
         self.caches.clear()
         self._watch.changed()
         if self._quiet != _ALWAYS:
-            self._quiet = (0, 0)  # much may have been written
+            self._quiet = range(0)  # much may have been written
 
     def _migration_connection(self) -> sqlite3.Connection:
         return self._connect(writing=True, migrating=True)
@@ -424,12 +423,12 @@ class SQLiteEngine(Engine):
         self._stepping = True
         try:
             changes = writer.raw.total_changes
-            self._quiet = (changes, changes + _LOOK_EVERY)
+            self._quiet = range(changes, changes + _LOOK_EVERY)
             with suppress(StoreError, OSError, self._driver.Error), opened_log(self.path) as log:  # a failure is the next one's
                 header = None if log is None else wal.read_header(log)
                 if log is None or header is None or wal.frame_checksum(log, header, LONGEST_LOG) is None:
                     return
-                self._quiet = (changes, changes + 1)  # after each commit, until one has begun it anew
+                self._quiet = range(changes, changes + 1)  # after each commit, until one has begun it anew
                 if self._copying is None:
                     self._copying = self._open_further()
                 writer.alone(0, self._copying.copy_log)
