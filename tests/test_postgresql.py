@@ -392,6 +392,26 @@ def test_writers_of_different_rows_do_not_wait_for_each_other(store: Store) -> N
     assert store.config.prefix("") == {"mine": 1, "theirs": 2}
 
 
+def test_a_connection_given_back_goes_to_who_waits_for_it(address: str) -> None:
+    """However giving back and beginning to wait fall together; a hand-over that is missed would last until somebody else's, or for ever."""
+    late: list[float] = []
+
+    def work(store: Store, number: int) -> None:
+        for _ in range(150):
+            began = time.monotonic()
+            store.config.get(str(number))
+            late.append(time.monotonic() - began)
+
+    with Store.open(f"{address}&pool_size=1", timeout=10) as store:
+        threads = [threading.Thread(target=work, args=(store, number)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(late) == 8 * 150  # nobody was told that none was free
+    assert max(late) < 5
+
+
 def test_a_lock_not_had_in_time_is_unavailable(address: str, raw: Callable[[], Any]) -> None:
     with Store.open(address, timeout=0.2) as store:
         store.config.set("k", 1)

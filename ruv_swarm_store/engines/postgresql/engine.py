@@ -49,8 +49,6 @@ T = TypeVar("T")
 
 POOL_SIZE = 16
 """Most connections of one store, unless its URL says `?pool_size=`."""
-PATIENCE = 0.05
-"""Seconds after which who waits for the pool looks whether the spare connection has become free."""
 CONNECT_TIMEOUT = 10
 """Seconds until a server that does not answer is given up, unless its URL says `?connect_timeout=`."""
 _SECRETS = ("password", "sslpassword")
@@ -141,6 +139,8 @@ class PostgreSQLEngine(Engine):
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._spare: list[Session] = []
         """The connection that was used last, if it is free."""
+        self._waiting: list[None] = []
+        """As many as those who wait for the pool, or are about to."""
         self._lent: psycopg.Connection[Any] | None = None
         self._pool: ConnectionPool[Session] = ConnectionPool(
             self._conninfo,
@@ -210,21 +210,22 @@ class PostgreSQLEngine(Engine):
             raise Closed(f"the store at {self.name} is closed", hint="Open it again with Store.open")
         if (spare := self._warm()) is not None:
             return spare
-        deadline = time.monotonic() + self._options.timeout
-        while True:
-            try:
-                return self._pool.getconn(max(min(deadline - time.monotonic(), PATIENCE), 0.001))
-            except PoolTimeout as error:
-                if (spare := self._warm()) is not None:
-                    return spare
-                if time.monotonic() >= deadline:
-                    raise Unavailable(
-                        f"no connection to {self.name} was free or could be made within {self._options.timeout:g} s",
-                        hint=f"Check the server; keep transactions short; the pool holds {self._pool_size} connections: see ?pool_size=",
-                        kind="connection",
-                    ) from error
-            except PoolClosed as error:
-                raise Closed(f"the store at {self.name} is closed", hint="Open it again with Store.open") from error
+        # Who gives one back looks here after it has put it by, who takes one looks for that after it has signed in here: one of them
+        # sees the other.
+        waiting = self._waiting
+        waiting.append(None)
+        try:
+            return self._warm() or self._pool.getconn()
+        except PoolTimeout as error:
+            raise Unavailable(
+                f"no connection to {self.name} was free or could be made within {self._options.timeout:g} s",
+                hint=f"Check the server; keep transactions short; the pool holds {self._pool_size} connections: see ?pool_size=",
+                kind="connection",
+            ) from error
+        except PoolClosed as error:
+            raise Closed(f"the store at {self.name} is closed", hint="Open it again with Store.open") from error
+        finally:
+            waiting.pop()
 
     def _warm(self) -> Session | None:
         try:
@@ -241,10 +242,13 @@ class PostgreSQLEngine(Engine):
     def _give_back(self, session: Session) -> None:
         # The pool gives its connections in turn. The same one again finds its server process warm.
         idle = session.pgconn.transaction_status == TransactionStatus.IDLE
-        if not idle or self._spare or self._closed or self._pool.get_stats().get("requests_waiting"):
+        if not idle or self._spare or self._closed:
             self._pool.putconn(session)
-        else:
-            self._spare.append(session)
+            return
+        self._spare.append(session)
+        if self._waiting:
+            with suppress(IndexError):
+                self._pool.putconn(self._spare.pop())
 
     # Scopes
 
