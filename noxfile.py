@@ -90,7 +90,7 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests on every Python from 3.11 up that this machine has (`-- -k name` to choose)."""
     install(session, ".[cli,postgres]", "--group", "test")
-    # The oldest Python here runs everything; the others leave out PostgreSQL and the longest tests, which would take as long again on each.
+    # The oldest Python here runs everything; the others leave out PostgreSQL, the engine in memory and what takes long.
     oldest = next((name for name in PYTHONS if shutil.which(f"python{name}")), session.python)
     in_shares = ["python", "tests/programs/in_shares.py", SHARES]
     if session.posargs:
@@ -121,13 +121,11 @@ def types(session: nox.Session) -> None:
 @nox.session
 def migrations(session: nox.Session) -> None:
     """Upgrade, compare with the schema, downgrade and upgrade again with the alembic command."""
-    install(session, ".[cli,postgres]", "--group", "test")
+    install(session, ".[cli,postgres]")
     database = Path(session.create_tmp()) / "migrations.db"
     database.unlink(missing_ok=True)
     for command in ("upgrade head", "check", "downgrade base", "upgrade head", "check", "current --check-heads"):
         session.run("alembic", "-x", f"url={database}", *command.split())
-    if (ROOT / "tests" / "test_migrations.py").exists():
-        session.run("pytest", "tests/test_migrations.py", *session.posargs)
 
 
 @nox.session

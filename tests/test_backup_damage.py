@@ -26,6 +26,8 @@ from ruv_swarm_store.backup.storage import DirectoryStorage, MemoryStorage
 from ruv_swarm_store.errors import CorruptBackup, CorruptDatabase, StoreError, Unavailable, Unsupported
 from ruv_swarm_store.transfer import copy
 
+pytestmark = pytest.mark.long
+
 KEY = b"k" * 32
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {"compression": "none"},

@@ -303,6 +303,7 @@ with Store.open(sys.argv[1]) as store:
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="kills as POSIX does")
 def test_kills_leave_nothing_half_there(tmp_path: Path, environment: dict[str, str]):
     import random
@@ -579,6 +580,7 @@ for thread in threads:
 """
 
 
+@pytest.mark.long
 def test_threads_read_at_once_what_the_process_has_not_read_before(path: Path, tmp_path: Path, python: Callable[..., str]):
     # msgspec looks at a type when it first decodes one; two threads that have it do so at once crash the process.
     with Store.open(path) as store:

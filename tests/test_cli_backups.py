@@ -23,6 +23,8 @@ from typer.testing import CliRunner
 from ruv_swarm_store import NewEvent, Store, schema
 from ruv_swarm_store.cli.commands import app
 
+pytestmark = pytest.mark.long
+
 ID = r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}"
 
 EVENTS = 27
@@ -111,7 +113,6 @@ def wait_for(condition: Callable[[], Any]) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.long
 def test_each_command_as_it_is_really_run(path: Path, environment: dict[str, str]) -> None:
     def run(*arguments: str) -> str:
         command = [sys.executable, "-m", "ruv_swarm_store.cli", *arguments]

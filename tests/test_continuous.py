@@ -33,7 +33,7 @@ from ruv_swarm_store.engines.sqlite import wal
 from ruv_swarm_store.engines.sqlite.log import SQLiteLog
 from ruv_swarm_store.errors import CorruptBackup, InvalidValue, Unavailable, Unsupported
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+pytestmark = [pytest.mark.long, pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")]
 
 
 ENOUGH = 20
@@ -82,7 +82,6 @@ def lines(path: Path) -> list[list[str]]:
     return [line.split() for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")] if path.exists() else []
 
 
-@pytest.mark.long
 def test_fleets_killed_at_any_time_lose_nothing_shipped(tmp_path: Path, harbour: Harbour) -> None:
     for round in range(20):
         directory = tmp_path / str(round)

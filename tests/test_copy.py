@@ -21,6 +21,8 @@ from ruv_swarm_store.engines import Engine, Options, connect
 from ruv_swarm_store.errors import CorruptRow
 from ruv_swarm_store.transfer import copy, copy_between
 
+pytestmark = pytest.mark.long
+
 
 def on_postgresql(request: pytest.FixtureRequest, directory: Path) -> str:
     databases = request.getfixturevalue("postgresql")

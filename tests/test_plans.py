@@ -11,6 +11,8 @@ from sqlalchemy import text
 from ruv_swarm_store import Append, NewEvent, NewTask, Sample, Snapshots, Store, schema
 from ruv_swarm_store.schema import tasks
 
+pytestmark = pytest.mark.long
+
 
 class Plans:
     """What SQLite would do for the statements a verb really runs."""

@@ -185,7 +185,8 @@ def server_of(name: str, request: pytest.FixtureRequest) -> Any:
         _Capabilities.miss(f"the {name} engine: {reason}")
 
 
-@pytest.fixture(params=list(ENGINES))
+# What is in memory differs from a file only in what no Python has to do with.
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.long) if name == "memory" else name for name in ENGINES])
 def new_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Database]]:
     """Makes empty databases of one engine."""
     server = server_of(request.param, request)

@@ -331,6 +331,7 @@ class ConfigMachine(RuleBasedStateMachine):
         self.store.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("machine", "examples", "steps"), [(InboxMachine, 30, 40), (ConfigMachine, 20, 30)])
 def test_random_verbs_agree_with_the_model(new_database, machine, examples, steps):
     scale = settings().max_examples / 60  # more of them in the deep profile

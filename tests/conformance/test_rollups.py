@@ -193,6 +193,7 @@ class MetricsMachine(RuleBasedStateMachine):
         self.store.close()
 
 
+@pytest.mark.long
 def test_aggregates_agree_with_a_recount_however_rolled_up_and_pruned(new_database):
     scale = settings().max_examples / 60  # more of them in the deep profile
     run_state_machine_as_test(

@@ -23,6 +23,7 @@ LEGACY_TRANSACTION_CONTROL = -1
 ISOLATION_LEVELS = ("", "DEFERRED", "IMMEDIATE", "EXCLUSIVE")
 UTF8 = 1
 DETERMINISTIC = 0x800
+_new = object.__new__
 
 
 class Connection:
@@ -76,7 +77,6 @@ class Connection:
         self._buffers = self._engine.buffers
         self._run = self._engine.run
         self._send = self._buffers.send
-        self._receive = self._buffers.receive
         self._cache = StatementCache(self._engine, cached_statements)
         self._idle = self._cache.idle
         self._give_back = self._cache.give_back
@@ -98,9 +98,13 @@ class Connection:
         """A new cursor."""
         if not self._db:
             self._check()
-        cursor = factory(self)
-        if factory is not Cursor and not isinstance(cursor, Cursor):
-            raise TypeError(f"factory must return a cursor, not {type(cursor).__name__}")
+        if factory is Cursor:
+            cursor = _new(Cursor)
+            cursor.connection = self
+        else:
+            cursor = factory(self)
+            if not isinstance(cursor, Cursor):
+                raise TypeError(f"factory must return a cursor, not {type(cursor).__name__}")
         if self.row_factory is not None:
             cursor.row_factory = self.row_factory
         return cursor

@@ -29,22 +29,22 @@ _END = object()  # no further row
 class Cursor:
     """Executes statements on a connection and fetches what they give. Made by `Connection.cursor`."""
 
-    __slots__ = (
-        "__weakref__",
-        "_closed",
-        "_converters",
-        "_next",
-        "_pending",
-        "_raw",
-        "_rows",
-        "_unusable",
-        "arraysize",
-        "connection",
-        "description",
-        "lastrowid",
-        "row_factory",
-        "rowcount",
-    )
+    # What a cursor begins with is its class's: to make one is half of what a short query costs in Python.
+    description: Description | None = None
+    """Seven values for each column of the result: its name, its declared type if it is a table's, and five times None."""
+    rowcount = -1
+    """Rows changed by INSERT, UPDATE, DELETE or REPLACE; -1 for others."""
+    lastrowid: int | None = None
+    row_factory: RowFactory | None = None
+    arraysize = 1
+    """Rows that `fetchmany` fetches if not told."""
+    _rows: list[Any] = []  # noqa: RUF012 - put in place of, never changed
+    _next = 0
+    _raw = False  # rows are turned into values when they are fetched: a text may be a tuple of its bytes
+    _pending: "_Pending | None" = None  # the statement that has more rows to come
+    _converters: list[Callable[[bytes], Any] | None] | None = None
+    _closed = False
+    _unusable = False  # for now or for ever: `_check` says why
 
     def __init__(self, connection: "Connection", /) -> None:
         if not isinstance(connection, connection_type):
@@ -52,27 +52,12 @@ class Cursor:
         if not connection._db:
             connection._check()
         self.connection = connection
-        self.description: Description | None = None
-        """Seven values for each column of the result: its name, its declared type if it is a table's, and five times None."""
-        self.rowcount = -1
-        """Rows changed by INSERT, UPDATE, DELETE or REPLACE; -1 for others."""
-        self.lastrowid: int | None = None
-        self.row_factory: RowFactory | None = None
-        self.arraysize = 1
-        """Rows that `fetchmany` fetches if not told."""
-        self._rows: list[Any] = []
-        self._next = 0
-        self._raw = False  # rows are turned into values when they are fetched: a text may be a tuple of its bytes
-        self._pending: _Pending | None = None  # the statement that has more rows to come
-        self._converters: list[Callable[[bytes], Any] | None] | None = None
-        self._closed = False
-        self._unusable = False  # for now or for ever: `_check` says why
 
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
             """Nothing is set by a subclass that does not call `__init__`."""
-            if name in Cursor.__slots__:
+            if name == "connection":
                 raise ProgrammingError("Base Cursor.__init__ not called.")
             raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'", name=name, obj=self)
 
@@ -288,7 +273,7 @@ class Cursor:
         if size:
             connection._engine.drain(size)
         rowid: int
-        self._rows, code, changes, connection._in_transaction, rowid, self._raw, message = connection._receive()
+        self._rows, code, changes, connection._in_transaction, rowid, self._raw, message = connection._buffers.receive()
         self._next = 0
         self.description = statement.description
         if code == SQLITE_DONE:
@@ -314,7 +299,7 @@ class Cursor:
         if len(self._rows) < 2:
             self._rows = []
             raise error
-        self._rows[-1] = error
+        self._rows = [*self._rows[:-1], error]
         self._raw = True
 
     def _value(self, row: Any) -> tuple[Any, ...]:
@@ -384,7 +369,7 @@ class Cursor:
         finally:
             self._unusable = False
         if left:
-            self._rows[:0] = left
+            self._rows = [*left, *self._rows]
             self._raw = self._raw or raw
 
     def fetchone(self) -> Any:
