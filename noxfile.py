@@ -191,8 +191,11 @@ def browser(session: nox.Session) -> None:
         return
     install(session, ".")
     session.run("python", "wasm/playground/build.py")
-    tests = [*javascript("*.browser.mjs"), *javascript("playground/*.test.mjs")]
-    session.run(node(session), "--test", "--test-concurrency=1", *tests, env={"PYTHON": str(Path(session.bin) / "python")}, external=True)
+    python = {"PYTHON": str(Path(session.bin) / "python")}
+    beside = [*javascript("playground/*.test.mjs"), *javascript("harness/tests/*.browser.mjs")]
+    session.run(node(session), "--test", f"--test-concurrency={SHARES}", *beside, env=python, external=True)
+    # These measure, or kill at a time that counts: one after the other.
+    session.run(node(session), "--test", "--test-concurrency=1", *javascript("js-tests/*.browser.mjs"), external=True)
     session.run(*run, "--browser", "chromium", *JOBS, *INSIDE_PYODIDE, external=True)
     session.run(*run, "--browser", "firefox", "wasm/harness/tests/inside", external=True)
 

@@ -140,6 +140,17 @@ _REDELIVER = (
 )
 _NEXT_VISIBLE = select(func.min(_d.visible_at)).where(_d.agent_id == _agent, _d.acknowledged_at.is_(None), _d.visible_at > _now)
 
+_NEWEST = select(NEWEST)
+_NEWS = select(_c.position, _c.topic, _c.audience, _c.to_agent, _c.to_group).where(_c.position > _after).order_by(_c.position).limit(_limit)
+_MEMBERS = select(_m.group_id, _m.agent_id).where(_m.group_id.in_(text_items("groups")), _m.agent_id.in_(text_items("agents")))
+_COMING = (
+    select(_d.agent_id, _c.topic, func.min(_d.visible_at))
+    .join_from(schema.message_deliveries, schema.messages, _d.message_position == _c.position)
+    .where(_d.agent_id.in_(text_items("agents")), _d.acknowledged_at.is_(None), live)
+    .group_by(_d.agent_id, _c.topic)
+)
+_PRESENT = select(schema.agents.c.id).where(schema.agents.c.id.in_(text_items("agents")))
+
 _OPEN = upsert_from(
     schema.message_cursors,
     ("agent_id", "topic", "position"),
@@ -227,6 +238,11 @@ def matches(pattern: str, topic: str) -> bool:
     return len(wanted) == len(found) and all(one in ("*", other) for one, other in zip(wanted, found, strict=True))
 
 
+def concerns(name: str, topic: str) -> bool:
+    """Whether a topic is one of those that the name of a cursor stands for."""
+    return name in (EVERYTHING, topic) or (is_pattern(name) and matches(name, topic))
+
+
 # Looking, and taking out
 
 
@@ -305,14 +321,45 @@ def unread(run: Executor, agent: str, name: str) -> int:
 def unread_by_topic(run: Executor, agent: str, name: str) -> dict[str, int]:
     """How many messages an agent has not acknowledged, for each topic there are any of."""
     counts: dict[str, int] = dict(map(tuple, run.all(_ALL.by_topic, look(run, agent, EVERYTHING).params)))
-    wanted = [topic for topic in counts if name in (EVERYTHING, topic) or (is_pattern(name) and matches(name, topic))]
-    return {topic: counts[topic] for topic in sorted(wanted)}
+    return {topic: counts[topic] for topic in sorted(counts) if concerns(name, topic)}
 
 
 def next_visible(run: Executor, agent: str) -> int | None:
     """When the next message that was delivered, and not acknowledged, comes again."""
     row = run.one(_NEXT_VISIBLE, {"agent": agent, "now": run.now})
     return None if row is None or row[0] is None else int(row[0])
+
+
+# Listening
+
+
+def newest(run: Executor) -> int:
+    """The position of the newest message; 0 when there is none."""
+    return int((run.one(_NEWEST) or [0])[0])
+
+
+def news(run: Executor, after: int, agents: Sequence[str], limit: int) -> list[tuple[int, str, Sequence[str] | None]]:
+    """Up to `limit` messages above a position: their positions, their topics, and which of the agents they may reach; None for all."""
+    rows = run.all(_NEWS, {"after": after, "limit": limit})
+    members: dict[str, list[str]] = {}
+    if groups := {group for *_, group in rows if group is not None}:
+        for group, agent in run.all(_MEMBERS, {"groups": codec.encode(sorted(groups)), "agents": codec.encode(list(agents))}):
+            members.setdefault(group, []).append(agent)
+    found: list[tuple[int, str, Sequence[str] | None]] = []
+    for position, topic, audience, agent, group in rows:
+        reached = None if audience == Audience.BROADCAST else members.get(group, ()) if agent is None else (agent,)
+        found.append((position, topic, reached))
+    return found
+
+
+def coming(run: Executor, agents: Sequence[str]) -> Sequence[Sequence[Any]]:
+    """Agents, topics, and when the first message on that topic, delivered and not acknowledged, comes to that agent again."""
+    return run.all(_COMING, {"agents": codec.encode(list(agents)), "now": run.now})
+
+
+def present(run: Executor, agents: Sequence[str]) -> set[str]:
+    """Which of these agents there are."""
+    return {agent for (agent,) in run.all(_PRESENT, {"agents": codec.encode(list(agents))})}
 
 
 def _places(run: Executor, agent: str, name: str) -> tuple[dict[str, int], int]:

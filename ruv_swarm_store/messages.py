@@ -30,6 +30,7 @@ from ruv_swarm_store.engines import (
 )
 from ruv_swarm_store.entities import Agent, Audience, Delivery, Group, Message
 from ruv_swarm_store.errors import Conflict, InvalidValue, NotFound, Unsupported
+from ruv_swarm_store.listening import Listener
 from ruv_swarm_store.query import Mapping, Query
 from ruv_swarm_store.repository import Repository, repeatable
 
@@ -343,10 +344,12 @@ class Messages(Repository[Message]):
 
     def _waiting(self, agent: Agent | str, topic: str | None, limit: int, visibility: float, timeout: float | None) -> Steps[list[Message]]:
         self._refuse_to_wait()
-        who = _who(agent)
+        who, about = _who(agent), inboxes.about(topic)
         deadline = None if timeout is None else time.monotonic() + duration(timeout, "timeout") / 1000
         while True:
             seen = self._scope.changes()
+            with self._scope.read() as run:
+                newest = inboxes.newest(run)
             if received := self.receive(who, topic, limit=limit, visibility=visibility):
                 return received
             if (pause := _pause(deadline)) <= 0:
@@ -355,7 +358,7 @@ class Messages(Repository[Message]):
                 visible, now = inboxes.next_visible(run, who), run.now
             if visible is not None:
                 pause = min(pause, max(visible - now, 1) / 1000)
-            yield Pause(seen, pause)
+            yield Pause(seen, pause, Listener(self._scope, who, about, newest, deadline))
 
     def _refuse_to_wait(self) -> None:
         if self._scope.within:

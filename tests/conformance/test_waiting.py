@@ -1,6 +1,7 @@
 """Waiting for others without blocking: the event loop goes on, a commit wakes, and whoever is cancelled has taken nothing."""
 
 import asyncio
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ruv_swarm_store import NewTask, Store
+from ruv_swarm_store import Agent, NewTask, Store, inboxes, listening
 from ruv_swarm_store.engines import waiting
 from ruv_swarm_store.errors import InvalidTransition, StoreError
 from ruv_swarm_store.tasks import claims, queue
@@ -238,6 +239,128 @@ def test_a_request_is_answered_by_another_coroutine(database):
         assert reply is not None
         assert reply.content == 6
         await answering
+
+    asyncio.run(play())
+
+
+@pytest.mark.needs("threads")
+def test_who_listens_is_looked_for_together(database, monkeypatch):
+    """A message costs one look, however many coroutines wait each for an inbox of its own."""
+    monkeypatch.setattr(listening, "LOOK_AROUND", 60.0)
+    store: Store = database.open()
+    scouts = [store.agents.register("scout") for _ in range(200)]
+    other = store.agents.register("other")
+    looks, look = 0, inboxes.look
+
+    def counted(*args: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        return look(*args)
+
+    monkeypatch.setattr(inboxes, "look", counted)
+
+    async def play() -> None:
+        nonlocal looks
+        waiting = [asyncio.create_task(store.messages.wait_async(scout, timeout=60)) for scout in scouts]
+        await asyncio.sleep(0.5)
+        looks = 0
+        for number in range(50):
+            await soon(lambda number=number: store.messages.publish("news", number, sender=other, to=other), 0.002)
+        await asyncio.sleep(0.1)
+        assert looks < 50, "each looked for itself"
+        store.messages.publish("news", "for one", sender=other, to=scouts[7])
+        assert [message.content for message in await waiting[7]] == ["for one"]
+        await asyncio.sleep(0.1)
+        assert sum(task.done() for task in waiting) == 1
+        store.messages.publish("news", "for all", sender=other)
+        received = await asyncio.gather(*waiting)
+        assert [message.content for messages in received for message in messages].count("for all") == 199
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("way", ["direct", "group", "broadcast", "pattern", "released", "again", "joined", "joined late", "others"])
+def test_whatever_reaches_who_listens_wakes(database, monkeypatch, way):
+    """Without looking around: what is missed would come after a minute."""
+    for module, name in ((listening, "LOOK_AROUND"), (waiting, "_LINGER")):
+        monkeypatch.setattr(module, name, 60.0)
+    store: Store = database.open()
+    scout, sender, beside = (store.agents.register("worker") for _ in range(3))
+    group = store.groups.create("scouts")
+    if way in ("group", "others"):
+        store.groups.join(group, scout)
+    topic = {"pattern": "news.*", "again": "old", "released": "old"}.get(way)
+    store.messages.publish("old", "old", sender=sender, to=scout)
+    (old,) = store.messages.receive(scout, visibility=0.5 if way == "again" else 60)
+
+    def publish() -> None:
+        if way == "direct":
+            store.messages.publish("news", 1, sender=sender, to=scout)
+        elif way in ("broadcast", "others"):
+            store.messages.publish("news", 1, sender=sender)
+        elif way == "pattern":
+            store.messages.publish("other", 0, sender=sender, to=scout)
+            store.messages.publish("news.today", 1, sender=sender, to=scout)
+        elif way == "released":
+            store.messages.release(old, scout)
+        elif way == "joined":
+            store.groups.join(group, scout)
+            store.messages.publish("news", 1, sender=sender, to_group=group)
+        elif way == "joined late":
+            store.messages.publish("news", 0, sender=sender, to_group=group)
+            store.groups.join(group, scout)
+            store.messages.publish("news", 1, sender=sender, to_group=group)
+        elif way == "group":
+            store.messages.publish("news", 1, sender=sender, to_group=group)
+
+    async def play() -> None:
+        first = asyncio.create_task(store.messages.wait_async(beside, "nothing", timeout=90))  # looked for with the other
+        await asyncio.sleep(0.05)
+        listener = asyncio.create_task(store.messages.wait_async(scout, topic, timeout=90))
+        await asyncio.sleep(0.1)
+        for number in range(5):
+            store.messages.publish("others", number, sender=sender, to=beside)
+            await asyncio.sleep(0.01)
+        assert not listener.done()
+        publish()
+        (message,) = await asyncio.wait_for(listener, 20)
+        assert message.content == ("old" if topic == "old" else 1)
+        first.cancel()
+
+    asyncio.run(play())
+
+
+@pytest.mark.needs("threads")
+def test_none_of_a_thousand_messages_is_missed(database, monkeypatch):
+    monkeypatch.setattr(listening, "LOOK_AROUND", 60.0)
+    store: Store = database.open()
+    agents = [store.agents.register("worker") for _ in range(20)]
+    chance = random.Random(5)
+
+    async def read(agent: Agent, expected: int) -> int:
+        count = 0
+        while count < expected:
+            messages = await store.messages.wait_async(agent, timeout=90)
+            assert messages, f"{count} of {expected}"
+            await asyncio.sleep(chance.random() / 200)
+            count += store.messages.acknowledge_many(messages, agent)
+        return count
+
+    def publish() -> None:
+        for _ in range(1_000):
+            if (to := next(addressed)) is None:
+                store.messages.publish("t", 1, sender=agents[0])
+            else:
+                store.messages.publish("t", 1, sender=agents[0], to=to)
+
+    plan = [chance.choice([None, *agents]) for _ in range(1_000)]
+    addressed = iter(plan)
+    expected = [sum(to in (None, agent) for to in plan) for agent in agents]
+
+    async def play() -> None:
+        reading = [asyncio.create_task(read(agent, count)) for agent, count in zip(agents, expected, strict=True)]
+        await asyncio.to_thread(publish)
+        assert await asyncio.wait_for(asyncio.gather(*reading), 60) == expected
 
     asyncio.run(play())
 
