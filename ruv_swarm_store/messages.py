@@ -276,6 +276,7 @@ class Messages(Repository[Message]):
         while True:
             seen = self._scope.changes()
             with self._scope.read() as run:
+                newest = inboxes.newest(run)
                 row = run.one(_ANSWER, {"id": asked.id, "agent": who, "after": asked.position, "now": run.now})
             if row is not None:
                 answer = MESSAGES.load(row)
@@ -283,7 +284,7 @@ class Messages(Repository[Message]):
                 return answer
             if (pause := _pause(deadline)) <= 0:
                 return None
-            yield Pause(seen, pause)
+            yield Pause(seen, pause, Listener(self._scope, who, inboxes.EVERYTHING, newest, deadline))
 
     @repeatable
     def receive(

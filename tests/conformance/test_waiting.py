@@ -225,7 +225,9 @@ def test_who_is_cancelled_has_claimed_nothing(database):
     assert store.tasks.claim(agent) is not None
 
 
-def test_a_request_is_answered_by_another_coroutine(database):
+def test_a_request_is_answered_by_another_coroutine(database, monkeypatch):
+    for module, name in ((listening, "LOOK_AROUND"), (waiting, "_LINGER")):
+        monkeypatch.setattr(module, name, 60.0)
     store: Store = database.open()
     asks, answers = store.agents.register("worker"), store.agents.register("worker")
 
