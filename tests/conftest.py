@@ -35,11 +35,17 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "browser" if IN_BROWS
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--share", metavar="I/N", help="run only share I, counted from 0, of the test files dealt out to N; see in_shares.py")
+    parser.addoption("--share", metavar="I/N", help="run only share I, counted from 0, of the test files dealt out to N")
+    parser.addoption(
+        "--among", metavar="DIRECTORY", help="run only test files that nobody given the same directory has begun; see in_shares.py"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out the test files of the other shares; shares have about as many tests each."""
+    if config.getoption("--among") is not None:
+        longest = Counter(item.path for item in items if item.get_closest_marker("long"))
+        items.sort(key=lambda item: (-longest[item.path], item.path))  # so that none of them is begun last
     given: str | None = config.getoption("--share")
     if given is None:
         return
@@ -54,6 +60,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             kept.add(path)
     config.hook.pytest_deselected(items=[item for item in items if item.path not in kept])
     items[:] = [item for item in items if item.path in kept]
+
+
+_BEGUN: dict[Path, bool] = {}
+"""Test files, and whether it is this process that runs them."""
+
+
+def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+    """Passes over the test files that others have begun."""
+    directory: str | None = item.config.getoption("--among")
+    if directory is None:
+        return None
+    if item.path not in _BEGUN:
+        try:
+            Path(directory, str(item.path.relative_to(ROOT)).replace(os.sep, "-")).touch(exist_ok=False)
+            _BEGUN[item.path] = True
+        except FileExistsError:
+            _BEGUN[item.path] = False
+    return None if _BEGUN[item.path] else True
 
 
 class Clock:
