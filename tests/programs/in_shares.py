@@ -18,7 +18,7 @@ def main(shares: int, arguments: list[str]) -> int:
         running = []
         Path(directory, "begun").mkdir()
         for index in range(shares):
-            words = [sys.executable, "-m", "pytest", "--among", f"{directory}/begun", "--basetemp", f"{directory}/{index}", *arguments]
+            words = [sys.executable, "-m", "pytest", f"--among={directory}/begun", "--basetemp", f"{directory}/{index}", *arguments]
             output = until.enter_context(tempfile.TemporaryFile()) if index else None
             running.append((output, subprocess.Popen([*words, "-p", "no:cacheprovider"], stdout=output, stderr=output)))
         for output, process in running:
