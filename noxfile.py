@@ -21,7 +21,6 @@ CONSTRAINTS = str(ROOT / "constraints.txt")
 WASM = ROOT / "wasm"
 INSIDE_PYODIDE = ["wasm/harness/tests/inside", "wasm/tests", "tests/conformance", "tests/test_sqljs.py"]  # what runs there
 SHARES = str(min(4, os.cpu_count() or 1))  # tests that run side by side
-MORE_SHARES = str(int(SHARES) + 1)  # of those that mostly wait
 JOBS = ["--jobs", SHARES]
 
 
@@ -93,7 +92,7 @@ def tests(session: nox.Session) -> None:
     install(session, ".[cli,postgres]", "--group", "test")
     # The oldest Python here runs everything; the others leave out PostgreSQL, the engine in memory and what takes long.
     oldest = next((name for name in PYTHONS if shutil.which(f"python{name}")), session.python)
-    in_shares = ["python", "tests/programs/in_shares.py", MORE_SHARES]
+    in_shares = ["python", "tests/programs/in_shares.py", SHARES]
     if session.posargs:
         session.run("pytest", *session.posargs)
     elif session.python == oldest:

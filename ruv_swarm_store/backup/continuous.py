@@ -218,15 +218,17 @@ class Shipping:
             self._looked_around = time.monotonic()
 
     def _ship_on(self, log: Log) -> None:
-        if self._base is None:
-            self._begin(log)
-        try:
-            self._ship_changes(log)
-        except Discontinuity as gap:
-            logger.warning("%s", gap)
-            self._forget()
-            self._begin(log)
-            self._ship_changes(log)
+        for left in reversed(range(OVERTAKEN + 1)):
+            if self._base is None:
+                self._begin(log)
+            try:
+                self._ship_changes(log)
+                break
+            except Discontinuity as gap:
+                if not left:
+                    raise
+                logger.warning("%s", gap)
+                self._forget()
 
     def _forget(self) -> None:
         """Lets the next step begin anew."""
@@ -236,11 +238,10 @@ class Shipping:
         """Goes on behind the newest backup and its segments if nothing is missing in between, else behind an increment."""
         log.hold()
         try:
-            newest = self._go_on(log)
+            newest, contents = self._go_on(log)
         except BaseException:
             log.let_go()
             raise
-        contents = self._catalog.contents()
         self._newest = max(self._newest, contents.time)
         self._root = contents.chain(newest.id)[0].id
         assert self._shipped is not None
@@ -249,19 +250,21 @@ class Shipping:
             self._journaling = since if since is not None and since.started_at < self._shipped.instant else None
         self._base = newest
 
-    def _go_on(self, log: Log) -> Backup:
-        overtaken = 0
-        while True:
+    def _go_on(self, log: Log) -> tuple[Backup, Contents]:
+        for left in reversed(range(OVERTAKEN + 1)):
             contents = self._catalog.contents()
             newest = contents.newest()
             if newest is not None and self._continue(log, contents, newest):
-                return newest
+                return newest, contents
             try:
-                return self._make(log)
+                made = self._make(log)
+                contents = self._catalog.contents()
+                if contents.whole(made.id):
+                    return made, contents
             except Overtaken:
-                overtaken += 1
-                if overtaken > OVERTAKEN:
+                if not left:
                     raise
+        raise Overtaken("each backup that was made to go on behind was pruned at once", hint="Keep more than one")
 
     def _make(self, log: Log) -> Backup:
         """Makes an increment to go on behind."""

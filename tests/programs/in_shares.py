@@ -1,4 +1,4 @@
-"""Runs pytest as several processes side by side, each of which takes one test file after the other: `in_shares.py N [ARGUMENT...]`.
+"""Runs pytest as several processes side by side, each with its share of the test files: `in_shares.py N [ARGUMENT...]`.
 
 What the first prints is seen as it comes, the others' after it. The exit code is one that is not 0, if there is any.
 """
@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
-from pathlib import Path
 
 
 def main(shares: int, arguments: list[str]) -> int:
@@ -16,9 +15,8 @@ def main(shares: int, arguments: list[str]) -> int:
     with ExitStack() as until:
         directory = until.enter_context(tempfile.TemporaryDirectory())
         running = []
-        Path(directory, "begun").mkdir()
         for index in range(shares):
-            words = [sys.executable, "-m", "pytest", f"--among={directory}/begun", "--basetemp", f"{directory}/{index}", *arguments]
+            words = [sys.executable, "-m", "pytest", "--share", f"{index}/{shares}", "--basetemp", f"{directory}/{index}", *arguments]
             output = until.enter_context(tempfile.TemporaryFile()) if index else None
             running.append((output, subprocess.Popen([*words, "-p", "no:cacheprovider"], stdout=output, stderr=output)))
         for output, process in running:
