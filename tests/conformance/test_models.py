@@ -514,7 +514,7 @@ class SwarmMachine(TaskMachine):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("machine", "examples", "steps"), [(TaskMachine, 40, 50), (SwarmMachine, 20, 40)])
+@pytest.mark.parametrize(("machine", "examples", "steps"), [(TaskMachine, 25, 50), (SwarmMachine, 14, 40)])
 def test_random_verbs_agree_with_the_model_on_every_engine_at_once(new_chorus, machine, examples, steps):
     scale = settings().max_examples / 60  # more of them in the deep profile
     run_state_machine_as_test(
