@@ -852,12 +852,22 @@ class Interrupt(BaseException):
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no interval timer")
 def test_an_interrupt_leaves_no_transaction_open(path):
     armed = False
+    acknowledged = 0
 
     def strike(*_: Any) -> None:
         nonlocal armed
         if armed:
             armed = False
             raise Interrupt
+
+    def work_until_struck(store: Store) -> None:
+        """In a call of its own: a `with` block does not hold between its last statement and its end whatever is raised there."""
+        nonlocal armed, acknowledged
+        armed = True
+        while armed:  # or it struck where Python lets nothing out, in a finalizer
+            with store.transaction() as work:
+                work.config.set("n", acknowledged + 1)
+            acknowledged += 1
 
     before = signal.signal(signal.SIGALRM, strike)
     try:
@@ -866,11 +876,7 @@ def test_an_interrupt_leaves_no_transaction_open(path):
                 acknowledged = store.config.get("n", 0)
                 signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)  # strikes again until it hits
                 with contextlib.suppress(Interrupt):
-                    armed = True
-                    while armed:  # or it struck where Python lets nothing out, in a finalizer
-                        with store.transaction() as work:
-                            work.config.set("n", acknowledged + 1)
-                        acknowledged += 1
+                    work_until_struck(store)
                 with Store.open(path, timeout=1) as other:  # neither the lock nor the transaction was left behind
                     assert other.config.get("n", 0) >= acknowledged
                     store.config.set("mine", 1)
