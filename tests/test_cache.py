@@ -532,5 +532,5 @@ def test_a_hundred_thousand_reads_are_never_staler_than_the_probe_interval(path:
     """Another process writes as fast as it can, a thread of this one, too."""
     outcome = stale.measure(str(path), 100_000, probe=0.01, own=True, pause=0.00001)
     assert outcome.stale == 0
-    assert outcome.changes > 1_000
-    assert outcome.share > 0.5
+    assert outcome.changes > 100
+    assert outcome.hits > 1_000
