@@ -192,10 +192,10 @@ def browser(session: nox.Session) -> None:
     install(session, ".")
     session.run("python", "wasm/playground/build.py")
     python = {"PYTHON": str(Path(session.bin) / "python")}
-    beside = [*javascript("playground/*.test.mjs"), *javascript("harness/tests/*.browser.mjs")]
+    timed = javascript("js-tests/*.browser.mjs")  # they measure, or kill at a time that counts: one after the other
+    beside = [*javascript("playground/*.test.mjs"), *(file for file in javascript("*.browser.mjs") if file not in timed)]
     session.run(node(session), "--test", f"--test-concurrency={SHARES}", *beside, env=python, external=True)
-    # These measure, or kill at a time that counts: one after the other.
-    session.run(node(session), "--test", "--test-concurrency=1", *javascript("js-tests/*.browser.mjs"), external=True)
+    session.run(node(session), "--test", "--test-concurrency=1", *timed, external=True)
     session.run(*run, "--browser", "chromium", *JOBS, *INSIDE_PYODIDE, external=True)
     session.run(*run, "--browser", "firefox", "wasm/harness/tests/inside", external=True)
 

@@ -251,6 +251,7 @@ class Shipping:
         self._base = newest
 
     def _go_on(self, log: Log) -> tuple[Backup, Contents]:
+        """What to go on behind, and what there was in the storage then; nobody has pruned it by then."""
         for left in reversed(range(OVERTAKEN + 1)):
             contents = self._catalog.contents()
             newest = contents.newest()
