@@ -57,7 +57,7 @@ def new_id(now: int) -> str:
     series = _series
     if series[0] != now:
         series = _series = _new_series(now)
-    return f"{series[1]}{next(series[2]):012x}"
+    return series[1] + next(series[2]).to_bytes(6, "big").hex()  # half the time of formatting the number
 
 
 def new_ids(now: int, size: int) -> list[str]:
@@ -66,7 +66,8 @@ def new_ids(now: int, size: int) -> list[str]:
     series = _series
     if series[0] != now:
         series = _series = _new_series(now)
-    return [f"{series[1]}{number:012x}" for number in islice(series[2], size)]
+    prefix = series[1]
+    return [prefix + number.to_bytes(6, "big").hex() for number in islice(series[2], size)]
 
 
 def _new_series(now: int) -> tuple[int, str, Iterator[int]]:

@@ -176,6 +176,15 @@ def text(value: str, what: str) -> str:
     return value if type(value) is str else str.__str__(value)
 
 
+def texts(values: Sequence[str], what: str) -> Sequence[str]:
+    """`text` for many values at once."""
+    if {*map(type, values)} == {str}:
+        whole = "".join(values)
+        if whole.isascii() and "\0" not in whole:
+            return values
+    return [text(value, what) for value in values]
+
+
 def name(value: str, what: str) -> str:
     """`text`, if it is not empty."""
     if not (value := text(value, what)):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice, repeat
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, islice, repeat
+from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
-from sqlalchemy import Executable, Text, func, insert, literal_column, select
+from sqlalchemy import Executable, Text, column, func, insert, literal_column, select, values
 
 from ruv_swarm_store import codec, schema
 from ruv_swarm_store.clock import new_id, new_ids
@@ -25,45 +25,63 @@ EXISTS: Final = -2
 NONE: Final = 0
 """As `expected_version`: append if the stream has no event."""
 
+_FEW = 16
+"""Up to how many events are added by one statement; there is one for each number of them."""
+
 _c = schema.events.c
 _aggregate: Any = parameter("aggregate", Text)
 _type: Any = parameter("type", Text)
 _in_stream = (_c.aggregate_id == _aggregate, _c.aggregate_type == _type)
-_given: dict[str, Any] = {
-    "id": parameter("id", Text),
-    "aggregate_id": _aggregate,
-    "aggregate_type": _type,
-    "event_type": parameter("event_type", Text),
-    "event_data": parameter("event_data", schema.Json()),
-    "timestamp": parameter("now", schema.Int64),
-}
+_every: dict[str, Any] = {"aggregate_id": _aggregate, "aggregate_type": _type, "timestamp": parameter("now", schema.Int64)}
+_own: dict[str, Any] = {"id": Text, "event_type": Text, "event_data": schema.Json}
 # What most events are without; to leave a column out is cheaper than to name it.
-_seldom: dict[str, Any] = {
-    "metadata": parameter("metadata", schema.Json()),
-    "schema_version": parameter("schema_version", schema.Int64),
-    "correlation_id": parameter("correlation", Text),
-    "causation_id": parameter("causation", Text),
-}
+_seldom: dict[str, Any] = {"metadata": schema.Json, "schema_version": schema.Int64, "correlation_id": Text, "causation_id": Text}
 _current = func.coalesce(select(func.max(_c.sequence_number)).where(*_in_stream).scalar_subquery(), literal_column("0"))
 
 
-# One event is one statement: it checks the expected version, or numbers the event, by itself.
+class _Shape:
+    """The statements that add events with these columns of their own.
+
+    One event is one statement, and so are a few: it checks the expected version, or numbers the events, by itself.
+    """
+
+    def __init__(self, own: Mapping[str, Any]) -> None:
+        self._own = own
+        given = {name: parameter(name, type_) for name, type_ in own.items()}
+        first: Any = literal_column("1")
+        self.one_next, self.one_any = _append_next(given, first), _append_any(given, first)
+        self._few: dict[tuple[int, bool], tuple[Executable, Sequence[str]]] = {}
+        columns = {*_every, *own, "sequence_number"}
+        self.rows = insert_into(schema.events, *(column for column in _c if column.name in columns), numbered=False)
+
+    def few(self, count: int, *, guarded: bool) -> tuple[Executable, Sequence[str]]:
+        """A statement for so many events, and the names of its parameters for their columns, event by event."""
+        try:
+            return self._few[count, guarded]
+        except KeyError:
+            pass
+        names = [[f"{name}_{number}" for name in self._own] for number in range(count)]
+        # Both engines take the rows of VALUES in their order.
+        rows = [(*map(parameter, row, self._own.values()), literal_column(str(number))) for number, row in enumerate(names, 1)]
+        columns = [column(name, type_) for name, type_ in {**self._own, "number": schema.Int64}.items()]
+        given = values(*columns, name="few").data(rows).cte("given").c
+        statement = (_append_next if guarded else _append_any)({name: given[name] for name in self._own}, given.number)
+        made = self._few[count, guarded] = statement, [*chain.from_iterable(names)]
+        return made
 
 
-def _append_next(values: Mapping[str, Any]) -> Executable:
-    row = select(*values.values(), parameter("number", schema.Int64)).where(parameter("expected", schema.Int64) == _current)
-    return insert(schema.events).from_select([*values, "sequence_number"], row)
+def _append_next(own: Mapping[str, Any], number: Any) -> Executable:
+    expected = parameter("expected", schema.Int64)
+    rows = select(*_every.values(), *own.values(), expected + number).where(expected == _current)
+    return insert(schema.events).from_select([*_every, *own, "sequence_number"], rows)
 
 
-def _append_any(values: Mapping[str, Any]) -> Executable:
-    row = select(*values.values(), _current + literal_column("1"))
-    return insert(schema.events).from_select([*values, "sequence_number"], row).returning(_c.sequence_number)
+def _append_any(own: Mapping[str, Any], number: Any) -> Executable:
+    rows = select(*_every.values(), *own.values(), _current + number)
+    return insert(schema.events).from_select([*_every, *own, "sequence_number"], rows).returning(_c.sequence_number)
 
 
-_PLAIN_NEXT, _WHOLE_NEXT = _append_next(_given), _append_next({**_given, **_seldom})
-_PLAIN_ANY, _WHOLE_ANY = _append_any(_given), _append_any({**_given, **_seldom})
-_PLAIN = insert_into(schema.events, *(_c[name] for name in (*_given, "sequence_number")), numbered=False)
-_WHOLE = insert_into(schema.events, numbered=False)
+_PLAIN, _WHOLE = _Shape(_own), _Shape({**_own, **_seldom})
 
 _VERSION = select(_c.sequence_number).where(*_in_stream).order_by(_c.sequence_number.desc()).limit(1)
 _VERSION_BEFORE = _VERSION.where(_c.position < parameter("before", schema.Int64))
@@ -93,8 +111,8 @@ class Checked(Struct, frozen=True, gc=False):
     seldom: _Seldom | None
 
 
-class _Seldom(Struct, frozen=True, gc=False):
-    """The columns that most events are without."""
+class _Seldom(NamedTuple):
+    """The columns that most events are without, in the order of `_seldom`."""
 
     metadatas: Iterable[str | None]
     versions: Iterable[int]
@@ -113,14 +131,15 @@ def check(append: Append, upcasters: Upcasters | None) -> Checked:
     for event in events:
         if not isinstance(event, NewEvent):
             raise InvalidValue(f"{event!r} is no event to append", hint="Give NewEvent(type, data)")
+    plain = append.cause is None and upcasters is None and all(map(_is_plain, events))
     return Checked(
         codec.text(append.aggregate_id, "aggregate id"),
         _kind(append.type),
         codec.integer(append.expected_version, "expected_version", EXISTS),
         [None if event.id is None else _id(event.id) for event in events],
-        [codec.text(event.type, "event type") for event in events],
+        codec.texts([event.type for event in events], "event type"),
         codec.seal_many([event.data for event in events], "event data")[1],
-        _seldom_of(events, append.cause, upcasters),
+        None if plain else _seldom_of(events, append.cause, upcasters),
     )
 
 
@@ -146,15 +165,12 @@ def _kind(type: Any) -> str:
     return kind
 
 
-def _seldom_of(events: Sequence[NewEvent], cause: Event | None, upcasters: Upcasters | None) -> _Seldom | None:
-    if cause is None and upcasters is None:
-        for event in events:
-            if event.metadata is not None or event.schema_version is not None:
-                break
-            if event.correlation_id is not None or event.causation_id is not None:
-                break
-        else:
-            return None
+def _is_plain(event: NewEvent) -> bool:
+    """Whether an event by itself has nothing in the columns that most are without."""
+    return event.metadata is None and event.schema_version is None and event.correlation_id is None and event.causation_id is None
+
+
+def _seldom_of(events: Sequence[NewEvent], cause: Event | None, upcasters: Upcasters | None) -> _Seldom:
     if cause is not None and not isinstance(cause, Event):
         raise InvalidValue(f"the cause is a {type(cause).__name__}", hint="Give the event that these come from")
     correlation, causation = (None, None) if cause is None else (cause.correlation_id or cause.id, cause.id)
@@ -185,22 +201,46 @@ def append_one(
         "event_type": codec.text(event.type, "event type"),
         "event_data": codec.seal(event.data, "event data")[1],
         "expected": codec.integer(expected, "expected_version", ANY),
-        "number": expected + 1,
     }
-    append_next, append_any = _PLAIN_NEXT, _PLAIN_ANY
-    if (seldom := _seldom_of([event], cause, upcasters)) is not None:
-        append_next, append_any = _WHOLE_NEXT, _WHOLE_ANY
-        [params["metadata"]], [params["schema_version"]] = seldom.metadatas, seldom.versions
-        [params["correlation"]], [params["causation"]] = seldom.correlations, seldom.causations
+    shape = _PLAIN
+    if cause is not None or upcasters is not None or not _is_plain(event):
+        shape = _WHOLE
+        for name, [value] in zip(_seldom, _seldom_of([event], cause, upcasters), strict=True):
+            params[name] = value
+    statement = shape.one_any if expected == ANY else shape.one_next
 
     def add(run: Executor) -> int | None:
         params["now"] = now = run.now
         params["id"] = new_id(now)
         if expected == ANY:
-            row = run.one(append_any, params)
+            row = run.one(statement, params)
             return None if row is None else int(row[0])
-        return expected + 1 if run.run(append_next, params) else None
+        return expected + 1 if run.run(statement, params) else None
 
+    return _added(scope, add)
+
+
+def append_few(scope: Scope, append: Checked) -> int | None:
+    """`append_one` for a few events. None also where they are not few, or carry ids: that is for `append_all`."""
+    expected, count = append.expected, len(append.ids)
+    if not 1 < count <= _FEW or expected == EXISTS or append.ids.count(None) < count:
+        return None
+    shape, seldom = (_PLAIN, ()) if append.seldom is None else (_WHOLE, append.seldom)
+    statement, names = shape.few(count, guarded=expected != ANY)
+
+    def add(run: Executor) -> int | None:
+        now = run.now
+        rows = zip(new_ids(now, count), append.types, append.datas, *seldom, strict=True)
+        params = dict(zip(names, chain.from_iterable(rows), strict=True))
+        params |= {"aggregate": append.stream, "type": append.kind, "now": now, "expected": expected}
+        if expected == ANY:
+            return max((int(number) for (number,) in run.all(statement, params)), default=None)
+        return expected + count if run.run(statement, params) else None
+
+    return _added(scope, add)
+
+
+def _added(scope: Scope, add: Callable[[Executor], int | None]) -> int | None:
     try:
         return scope.write(add)
     except Conflict as error:
@@ -241,7 +281,7 @@ def append_all(run: Executor, appends: Sequence[Checked]) -> list[int]:
             rest = append.seldom or _NOTHING
             rows += zip(*common, rest.metadatas, times, numbers, rest.versions, rest.correlations, rest.causations, strict=False)
     if rows:
-        run.insert_many(_PLAIN if plain else _WHOLE, rows)
+        run.insert_many((_PLAIN if plain else _WHOLE).rows, rows)
     return led
 
 

@@ -14,7 +14,7 @@ from ruv_swarm_store.entities import Consumer, ConsumerKind, Event, NewEvent, Se
 from ruv_swarm_store.errors import InvalidValue, Unsupported
 from ruv_swarm_store.events import seals
 from ruv_swarm_store.events.advancing import Begin
-from ruv_swarm_store.events.appending import ANY, EXISTS, Append, Checked, append_all, append_one, check, listed, version_of
+from ruv_swarm_store.events.appending import ANY, EXISTS, Append, Checked, append_all, append_few, append_one, check, listed, version_of
 from ruv_swarm_store.events.cursors import Cursor, Start, checked_types, consumers
 from ruv_swarm_store.events.following import Follower, Stop
 from ruv_swarm_store.events.groups import MAX_ATTEMPTS, ConsumerGroup
@@ -64,7 +64,8 @@ class Events(Repository[Event]):
             added = append_one(self._scope, aggregate_id, type, event, expected_version, cause, self._upcasters)
             if added:
                 return added
-        return self._append([check(Append(aggregate_id, given, type, expected_version, cause), self._upcasters)])[0]
+        checked = check(Append(aggregate_id, given, type, expected_version, cause), self._upcasters)
+        return append_few(self._scope, checked) or self._append([checked])[0]
 
     def append_many(self, appends: Iterable[Append]) -> list[int]:
         """Adds events to several streams, all or none; returns the version that each append led to.

@@ -115,6 +115,50 @@ def test_a_batch_is_appended_whole_or_not_at_all(store: Store):
     assert store.events.count() == 0
 
 
+@pytest.mark.parametrize("seldom", [{}, {"metadata": {"m": "\u00e9\"'"}, "correlation_id": "c"}])
+def test_a_batch_of_any_size_is_appended_in_its_order(store: Store, seldom):
+    for size in range(1, 20):
+        events = [NewEvent(f"t{number}", [number, 1e300, "\u00e9\"'"], **seldom) for number in range(1, size + 1)]
+        stream = f"a{size}"
+        with pytest.raises(Conflict) as caught:
+            store.events.append(stream, events, type="thing", expected_version=1)
+        assert caught.value.data == {"expected": 1, "actual": 0}
+        assert store.events.append(stream, events, type="thing", expected_version=NONE) == size
+        assert store.events.append(stream, events, type="thing") == 2 * size
+        assert store.events.append(stream, events, type="thing", expected_version=2 * size) == 3 * size
+        found = store.events.read(stream, type="thing")
+        assert [event.sequence_number for event in found] == list(range(1, 3 * size + 1))
+        assert [event.position for event in found] == sorted({event.position for event in found})
+        for event, given in zip(found, 3 * events, strict=True):
+            assert (event.event_type, event.event_data, event.metadata) == (given.type, given.data, given.metadata)
+    assert store.events.count() == 3 * sum(range(1, 20))
+
+
+@pytest.mark.needs("threads")
+def test_batches_by_many_come_one_after_the_other(store: Store):
+    def write(number: int, barrier: threading.Barrier) -> None:
+        barrier.wait()
+        for turn in range(20):
+            events = [NewEvent(f"{number}-{turn}", part) for part in range(3)]
+            if turn % 2:
+                store.events.append("a", events, type="thing")
+                continue
+            while True:
+                seen = store.events.version("a", type="thing")
+                try:
+                    assert store.events.append("a", events, type="thing", expected_version=seen) == seen + 3
+                    break
+                except Conflict as conflict:
+                    assert conflict.data["expected"] == seen < conflict.data["actual"]
+
+    crew.in_threads(4, write)
+    found = store.events.read("a", type="thing")
+    assert [event.sequence_number for event in found] == list(range(1, 241))
+    assert [event.position for event in found] == sorted(event.position for event in found)
+    assert [event.event_data for event in found] == 80 * [0, 1, 2]
+    assert all(len({event.event_type for event in found[first : first + 3]}) == 1 for first in range(0, 240, 3))
+
+
 # Several streams at once
 
 

@@ -31,7 +31,9 @@ class Driver:
     @cached_property
     def dialect(self) -> Dialect:
         """What statements are compiled for: SQLite of the version that the driver brings, once it is loaded."""
-        return self._dialect(dbapi=self.module, **JSON)  # type: ignore[no-any-return]
+        dialect = self._dialect(dbapi=self.module, **JSON)
+        dialect.cte_follows_insert = True  # `sqlite3` counts the rows that a statement inserts only if INSERT comes first
+        return dialect  # type: ignore[no-any-return]
 
     @cached_property
     def loses_commits(self) -> bool:
