@@ -103,6 +103,8 @@ ONE_STATEMENT: dict[str, Verb] = {
     "config.expire": lambda store, it: store.config.expire(),
     "events.append": lambda store, it: store.events.append("s", [NewEvent("e")], type="t", expected_version=0),
     "events.append at any version": lambda store, it: store.events.append("s", [NewEvent("e")], type="t"),
+    "events.append of a few": lambda store, it: store.events.append("s", [NewEvent("e"), NewEvent("f")], type="t", expected_version=0),
+    "events.append of a few at any version": lambda store, it: store.events.append("s", [NewEvent("e"), NewEvent("f")], type="t"),
     "tasks.claim_many": lambda store, it: store.tasks.claim_many(it["agent"], 2),
     "metrics.delete": lambda store, it: store.metrics.delete(1),
 }
@@ -119,7 +121,8 @@ SEVERAL: dict[str, Verb] = {
     "groups.leave": lambda store, it: store.groups.leave(it["group"], it["agent"]),
     "groups.delete": lambda store, it: store.groups.delete(it["group"]),
     "messages.receive": lambda store, it: store.messages.receive(it["agent"]),
-    "events.append of two": lambda store, it: store.events.append("s", [NewEvent("e"), NewEvent("f")], type="t"),
+    "events.append of many": lambda store, it: store.events.append("s", [NewEvent("e")] * 20, type="t"),
+    "events.append of one known by its id": lambda store, it: store.events.append("s", [NewEvent("e", id="x")], type="t"),
     "insert": lambda store, it: store.groups.insert(ruv_swarm_store.Group("g9", "g9", "", 0)),
 }
 
