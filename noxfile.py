@@ -196,7 +196,7 @@ def browser(session: nox.Session) -> None:
     beside = [*javascript("playground/*.test.mjs"), *(file for file in javascript("*.browser.mjs") if file not in timed)]
     session.run(node(session), "--test", f"--test-concurrency={SHARES}", *beside, env=python, external=True)
     session.run(node(session), "--test", "--test-concurrency=1", *timed, external=True)
-    session.run(*run, "--browser", "chromium", *JOBS, *INSIDE_PYODIDE, external=True)
+    session.run(*run, "--browser", "chromium", *JOBS, *INSIDE_PYODIDE, "--", "-m", "not in_memory", external=True)
     session.run(*run, "--browser", "firefox", "wasm/harness/tests/inside", external=True)
 
 

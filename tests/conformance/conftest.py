@@ -185,8 +185,11 @@ def server_of(name: str, request: pytest.FixtureRequest) -> Any:
         _Capabilities.miss(f"the {name} engine: {reason}")
 
 
-# What is in memory differs from a file only in what no Python has to do with.
-@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.long) if name == "memory" else name for name in ENGINES])
+# What is in memory differs from a file only in what no Python and no browser has to do with.
+_AGAIN = (pytest.mark.long, pytest.mark.in_memory)
+
+
+@pytest.fixture(params=[pytest.param(name, marks=_AGAIN) if name == "memory" else name for name in ENGINES])
 def new_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Database]]:
     """Makes empty databases of one engine."""
     server = server_of(request.param, request)

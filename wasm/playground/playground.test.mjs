@@ -2,78 +2,17 @@
 // PYTHON names a native Python that can import ruv_swarm_store from this tree (python3 otherwise).
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { createHash } from 'node:crypto';
-import { existsSync } from 'node:fs';
-import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { after, afterEach, before, test } from 'node:test';
+import { test } from 'node:test';
 import { inflateRawSync } from 'node:zlib';
-import { Browser, installed } from '../harness/browsers.mjs';
-import { serve } from '../harness/server.mjs';
-import { TREE, WASM } from '../harness/words.mjs';
-
-const SITE = join(WASM, 'build', 'playground');
-const LONG = 40_000; // ms: two cores may have a lot to do
-const unbuilt = !existsSync(SITE) && 'build the site first: wasm/playground/build.py';
-const missing = installed('chromium') ? unbuilt : 'there is no Chromium on this machine';
-if (missing && process.env.RUV_SWARM_ALL_ENGINES) throw new Error(`${missing}, and RUV_SWARM_ALL_ENGINES is set`);
-const options = { skip: missing, timeout: 4 * LONG };
-
-let server;
-let browser;
-let directory;
-let complaints = [];
-
-before(async () => {
-  if (missing) return;
-  server = await serve({ root: SITE });
-  browser = await Browser.start('chromium');
-  directory = await mkdtemp(join(tmpdir(), 'ruv-swarm-playground-'));
-});
-
-after(async () => {
-  await browser?.close();
-  await browser?.forget();
-  await server?.close();
-  if (directory) await rm(directory, { recursive: true });
-});
-
-afterEach(async () => {
-  for (const page of browser?.driver.pages() ?? []) await page.close(); // those of a test that failed
-  const found = complaints;
-  complaints = [];
-  assert.deepEqual(found, [], 'the page complained');
-});
-
-/** Open the playground in a tab, and wait until it is usable. */
-async function visit(url = server.url) {
-  const page = await browser.driver.newPage();
-  page.setDefaultTimeout(LONG);
-  page.on('pageerror', error => complaints.push(error.stack ?? String(error)));
-  page.on('console', message => ['error', 'warning'].includes(message.type()) && complaints.push(message.text()));
-  await page.goto(`${url}/`);
-  await ready(page);
-  return page;
-}
-
-async function ready(page) {
-  await page.waitForSelector('#app:not([hidden]), #trouble:not([hidden])');
-  assert.equal(await page.textContent('#trouble'), '');
-}
-
-const text = (page, id) => page.textContent(`#${id}`);
-const count = async (page, id) => Number((await text(page, id)).replaceAll(',', ''));
-const title = (page, wanted) => page.waitForFunction(start => document.getElementById('run-title').textContent.startsWith(start), wanted);
-const stored = page => page.waitForFunction(() => document.getElementById('pill').dataset.state === 'stored');
-const terms = (page, list) =>
-  page.$$eval(`#${list} > div`, rows =>
-    Object.fromEntries(rows.map(({ children: [term, value] }) => [term.textContent, value.textContent.replaceAll(',', '')])));
+import { TREE } from '../harness/words.mjs';
+import { count, options, ready, site, stored, terms, text, title, visit } from './visitor.mjs';
 
 /** The database, as a visitor gets it. */
 async function exported(page, name) {
   const [download] = await Promise.all([page.waitForEvent('download'), page.click('#export')]);
-  const path = join(directory, name);
+  const path = join(site.directory, name);
   await download.saveAs(path);
   return path;
 }
@@ -152,7 +91,7 @@ test('a cold visitor: the swarm runs to its end, its totals are right and outliv
   await page.selectOption('#pace', '0');
   await title(page, 'Indexed');
 
-  const counted = recount((await unzipped(`${server.url}/sample.zip`)).values());
+  const counted = recount((await unzipped(`${site.server.url}/sample.zip`)).values());
   const shown = await terms(page, 'totals');
   assert.deepEqual({ files: Number(shown.files), lines: Number(shown.lines), words: Number(shown.words) }, counted);
   assert.match(await text(page, 'verdict'), /^The swarm and the recount agree/);
@@ -187,7 +126,7 @@ test('a reload in the middle of a run: it goes on by itself, and every file is i
 });
 
 test('a native database, imported: its content is there, and what it replaces is asked about', options, async () => {
-  const path = join(directory, 'native.db');
+  const path = join(site.directory, 'native.db');
   native(MAKE, path);
   const page = await visit();
   await page.setInputFiles('#database', path);
@@ -214,14 +153,14 @@ test('a native database, imported: its content is there, and what it replaces is
 });
 
 test('a folder that is dropped on the page is indexed, and is still there after a reload', options, async () => {
-  const folder = join(directory, 'project');
+  const folder = join(site.directory, 'project');
   await mkdir(join(folder, 'inner', '.hidden'), { recursive: true });
   await writeFile(join(folder, 'one.py'), 'import os\n\n\ndef one():\n    return os\n');
   await writeFile(join(folder, 'inner', 'two.py'), 'class Two:\n    pass\n');
   await writeFile(join(folder, 'inner', '.hidden', 'three.py'), 'no = "is not indexed"\n');
   await writeFile(join(folder, 'notes.txt'), 'neither is this\n');
   const page = await visit();
-  const devtools = await browser.driver.newCDPSession(page);
+  const devtools = await site.browser.driver.newCDPSession(page);
   for (const type of ['dragEnter', 'dragOver', 'drop']) {
     await devtools.send('Input.dispatchDragEvent', { type, x: 300, y: 300, data: { items: [], files: [folder], dragOperationsMask: 1 } });
   }
@@ -233,104 +172,4 @@ test('a folder that is dropped on the page is indexed, and is still there after 
   await page.reload();
   await ready(page);
   assert.match(await page.$eval('#tree', select => select.selectedOptions[0].textContent), /\(2 files\)$/);
-});
-
-test('two tabs: the second follows, takes over by asking, and takes the place of a tab that closes', options, async () => {
-  const first = await visit();
-  const second = await visit();
-  assert.equal(await text(second, 'role'), 'follower, read only');
-  assert.equal(await text(second, 'lock'), 'another tab');
-  assert.equal(await second.isDisabled('#start'), true);
-  await first.selectOption('#tree', { index: 0 }); // the sample, which takes long enough to be followed
-  await first.click('#start');
-  await title(second, 'Another tab is indexing');
-  await title(first, 'Indexed');
-  await title(second, 'Indexed'); // it has followed
-  await stored(first);
-
-  await second.click('#take-over');
-  await second.waitForFunction(() => document.getElementById('role').textContent === 'writer');
-  await first.waitForFunction(() => document.getElementById('role').textContent === 'follower, read only');
-  await second.click('#start');
-  await title(second, 'Indexing');
-  await title(second, 'Indexed');
-  await stored(second);
-  const before = await terms(second, 'counts');
-
-  await second.close();
-  await first.waitForFunction(() => document.getElementById('role').textContent === 'writer');
-  const tasksAre = tasks => document.querySelector('#counts > div:nth-child(2) dd').textContent.replaceAll(',', '') === tasks;
-  await first.waitForFunction(tasksAre, before.tasks);
-});
-
-test('a newer build is downloaded whole or not at all, and takes over when the visitor says so', options, async () => {
-  const site = join(directory, 'site');
-  await cp(SITE, site, { recursive: true });
-  const newer = await serve({ root: site });
-  try {
-    const page = await visit(newer.url);
-    const { width } = page.viewportSize();
-    await page.setViewportSize({ width: 360, height: 740 });
-    assert.ok((await page.evaluate(() => document.documentElement.scrollWidth)) <= 360, 'a phone has to scroll sideways');
-    await page.setViewportSize({ width, height: 720 });
-
-    const style = `${await readFile(join(site, 'style.css'), 'utf8')}/* newer */`;
-    const worker = await readFile(join(site, 'service-worker.js'), 'utf8');
-    const hash = bytes => createHash('sha256').update(bytes).digest('hex');
-    const [before, after] = [hash(await readFile(join(site, 'style.css'))), hash(style)];
-    await writeFile(join(site, 'service-worker.js'), worker.replace(before, after)); // the list is there before the file
-    const update = () => page.evaluate(async () => (await navigator.serviceWorker.ready).update().then(({ installing }) => installing &&
-      new Promise(resolve => installing.addEventListener('statechange', () => resolve(installing.state)))));
-    assert.equal(await update(), 'redundant');
-    assert.equal(await page.isHidden('#renewed'), true);
-    await writeFile(join(site, 'style.css'), style);
-    assert.equal(await update(), 'installed');
-    await page.waitForSelector('#renewed:not([hidden])');
-    assert.doesNotMatch(await page.evaluate(() => fetch('style.css').then(response => response.text())), /newer/);
-    await Promise.all([page.waitForEvent('load'), page.click('#renew')]);
-    await ready(page);
-    assert.match(await page.evaluate(() => fetch('style.css').then(response => response.text())), /newer/);
-    complaints = complaints.filter(each => !/style\.css is not that of this build/.test(each)); // so it is meant to complain
-  } finally {
-    await newer.close();
-  }
-});
-
-test('a tab that does not answer is made to hand over: its writes are fenced off, and it follows', options, async () => {
-  const first = await visit();
-  const second = await visit();
-  await first.evaluate(() => setTimeout(() => { for (const until = Date.now() + 9000; Date.now() < until; ); }));
-  await second.click('#take-over');
-  await second.waitForFunction(() => document.getElementById('role').textContent === 'writer');
-  await first.waitForFunction(() => document.getElementById('role').textContent === 'follower, read only');
-  await second.selectOption('#tree', { index: 0 });
-  await second.click('#start');
-  await title(first, 'Another tab is indexing');
-  await title(second, 'Indexed');
-  await title(first, 'Indexed');
-});
-
-test('without a network the page opens again, with what was stored', options, async () => {
-  const page = await visit();
-  await page.selectOption('#pace', '0');
-  await page.click('#start');
-  await title(page, 'Indexing');
-  await title(page, 'Indexed');
-  await stored(page);
-  const before = await terms(page, 'counts');
-  const { url } = server;
-  await server.close();
-  try {
-    await page.goto(`${url}/`);
-    await ready(page);
-    assert.deepEqual(await terms(page, 'counts'), before);
-    await page.click('#start');
-    await title(page, 'Indexing');
-    await title(page, 'Indexed');
-    assert.ok(Number((await terms(page, 'counts')).tasks) > Number(before.tasks));
-  } finally {
-    server = null;
-  }
-  const looking = /service-worker\.js|ERR_CONNECTION_REFUSED|Failed to update a ServiceWorker/; // the browser did, for a newer one
-  complaints = complaints.filter(each => !looking.test(each));
 });
