@@ -6,7 +6,11 @@ import pytest
 from ruv_swarm_store import NewTask, Store, TaskStatus
 
 threads = pytest.mark.needs("threads")
-processes = pytest.mark.needs("processes")
+
+
+def processes(test):
+    """Marks a test of several processes; starting them takes its time, and what they meet in is the database, not Python."""
+    return pytest.mark.long(pytest.mark.needs("processes")(test))
 
 
 def check_streams(store: Store, writers: int, batches: int, size: int) -> None:
