@@ -114,6 +114,7 @@ def test_events_are_filtered(path):
     assert numbers("--aggregate", "nobody") == []
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files are text")
 def test_a_file_s_name_need_not_be_text(process, tmp_path):
     path = os.fsdecode(bytes(tmp_path) + b"/caf\xe9.db")
@@ -235,6 +236,7 @@ def test_check_finds_damage(path):
 # As it is really run
 
 
+@pytest.mark.long
 def test_a_pipe_gets_plain_text(process, path):
     for command in (["status"], ["tasks"], ["events", "read"], ["history"]):
         printed = process(*command, "-s", path)

@@ -25,6 +25,8 @@ from ruv_swarm_store.engines.image import Image
 from ruv_swarm_store.engines.sqlite import image as image_module
 from ruv_swarm_store.engines.sqlite import wal
 
+pytestmark = pytest.mark.long
+
 PROMISE = text("SELECT max(number) FROM promise")
 
 

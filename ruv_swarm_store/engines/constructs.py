@@ -63,8 +63,9 @@ def insert_into(table: Table, *columns: Column[Any], numbered: bool = True, **co
 
     Without `columns`, of every column but the number the engine gives. Who has no use for those numbers says so: to tell them takes time.
     """
-    given = [column for column in table.c if (column in columns if columns else column is not table.autoincrement_column)]
-    assert not columns or [column.name for column in columns] == [column.name for column in given], "columns are out of order"
+    names = [column.name for column in columns]  # of columns themselves, `in` would make SQL expressions
+    given = [column for column in table.c if (column.name in names if names else column is not table.autoincrement_column)]
+    assert not names or names == [column.name for column in given], "columns are out of order"
     return Insertion(table, given, constants, numbered=numbered)
 
 
