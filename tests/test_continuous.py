@@ -1,6 +1,7 @@
 """Continuous backup: what was shipped is there whatever happens, and each moment of it can be restored."""
 
 import errno
+import io
 import os
 import random
 import signal
@@ -1094,6 +1095,42 @@ def test_any_byte_changed_in_a_segment_is_told_with_its_name_and_nothing_is_rest
         assert not path.with_name("restored.db").exists()
     file.write_bytes(data)
     assert not backups.verify(integrity=False).problems
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [{"pages": (-1,)}, {"pages": (2**40,)}, {"page_size": 0}, {"page_size": -4096}, {"commits": ((-1, 1),)}, {"commits": ((9, -1),)}],
+)
+def test_a_segment_whose_head_makes_no_sense_is_damaged(path: Path, shipped: tuple[Backups, list[str]], nonsense: Any) -> None:
+    backups, names = shipped
+    catalog, base = backups._catalog, backups.list()[0]
+    reading = segments.Reading(catalog, base, names[3])
+    pages = list(reading.pages())[:1]
+    strange = msgspec.structs.replace(reading.segment, **{"pages": (1,), "commits": ((9, 1),), **nonsense})
+    catalog.write_frames(names[3], lambda: [msgspec.json.encode(strange), b"".join(pages)], "none", None)
+    assert [problem.file for problem in backups.verify(integrity=False).problems] == [names[3]]
+    with pytest.raises(CorruptBackup, match="contradicts itself"):
+        backups.restore(into=path.with_name("restored.db"))
+
+
+class Nowhere(io.BytesIO):
+    """A file that cannot be as long as it would have to be."""
+
+    def seek(self, place: int, whence: int = 0, /) -> int:
+        raise OSError(errno.EFBIG, "File too large")
+
+
+def test_what_a_damaged_segment_makes_the_system_refuse_is_told_as_damage(path: Path, shipped: tuple[Backups, list[str]]) -> None:
+    backups, names = shipped
+    catalog, base = backups._catalog, backups.list()[0]
+    with pytest.raises(OSError, match="too large"):
+        segments.Reading(catalog, base, names[3]).apply(Nowhere())
+    file = path.with_name("backups") / names[3]
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(CorruptBackup):
+        segments.Reading(catalog, base, names[3]).apply(Nowhere())
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])

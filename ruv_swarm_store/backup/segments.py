@@ -55,6 +55,8 @@ class Segment(Struct, frozen=True, kw_only=True):
 
 
 _decode = msgspec.json.Decoder(Segment).decode
+_PAGE_SIZES = {1 << power for power in range(9, 17)}
+_MOST_PAGES = 2**32
 
 
 class Written(Struct, frozen=True):
@@ -107,8 +109,18 @@ class Reading:
             raise SchemaMismatch(
                 f"{name} is of form {self.segment.format_version}, and this release reads {FORMAT}", hint="Upgrade ruv-swarm-store"
             )
-        if sum(count for _, count in self.segment.commits) != len(self.segment.pages):
+        if not self._makes_sense(self.segment):  # its checksum comes last
             raise self._damaged("contradicts itself")
+
+    @staticmethod
+    def _makes_sense(segment: Segment) -> bool:
+        sizes, counts = [size for size, _ in segment.commits], [count for _, count in segment.commits]
+        return (
+            segment.page_size in _PAGE_SIZES
+            and sum(counts) == len(segment.pages)
+            and min(counts, default=0) >= 0
+            and all(0 <= number < _MOST_PAGES for number in (*segment.pages, *sizes))
+        )
 
     @property
     def size(self) -> int:
@@ -141,17 +153,22 @@ class Reading:
         taken = segment.commits[:commits]
         changed: set[int] = set()
         pages = self.pages()
-        for number, page in zip(segment.pages[: sum(count for _, count in taken)], pages, strict=False):
-            file.seek(number * size)
-            if segment.differences and number in changed:
-                before = file.read(size)
+        try:
+            for number, page in zip(segment.pages[: sum(count for _, count in taken)], pages, strict=False):
                 file.seek(number * size)
-                file.write(_difference(page, before))
-            else:
-                file.write(page)
-                changed.add(number)
-        if taken:
-            file.truncate(taken[-1][0] * size)
+                if segment.differences and number in changed:
+                    before = file.read(size)
+                    file.seek(number * size)
+                    file.write(_difference(page, before))
+                else:
+                    file.write(page)
+                    changed.add(number)
+            if taken:
+                file.truncate(taken[-1][0] * size)
+        except OSError:
+            for _ in self._frames:
+                pass  # it may be damaged, and its pages nowhere to be put for that
+            raise
         for _ in pages:
             pass  # to its end, where the checksum is
 
