@@ -32,7 +32,7 @@ from ruv_swarm_store.engines.log import Discontinuity
 from ruv_swarm_store.engines.sqlite import engine as engine_module
 from ruv_swarm_store.engines.sqlite import wal
 from ruv_swarm_store.engines.sqlite.log import SQLiteLog
-from ruv_swarm_store.errors import CorruptBackup, InvalidValue, Unavailable, Unsupported
+from ruv_swarm_store.errors import CorruptBackup, InvalidValue, SchemaMismatch, Unavailable, Unsupported
 
 pytestmark = [pytest.mark.long, pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")]
 
@@ -1110,6 +1110,23 @@ def test_a_segment_whose_head_makes_no_sense_is_damaged(path: Path, shipped: tup
     catalog.write_frames(names[3], lambda: [msgspec.json.encode(strange), b"".join(pages)], "none", None)
     assert [problem.file for problem in backups.verify(integrity=False).problems] == [names[3]]
     with pytest.raises(CorruptBackup, match="contradicts itself"):
+        backups.restore(into=path.with_name("restored.db"))
+
+
+def test_a_damaged_segment_that_says_it_is_of_a_later_form_is_damaged(path: Path, shipped: tuple[Backups, list[str]]) -> None:
+    backups, names = shipped
+    catalog, base = backups._catalog, backups.list()[0]
+    reading = segments.Reading(catalog, base, names[3])
+    pages = list(reading.pages())
+    later = msgspec.structs.replace(reading.segment, format_version=9)
+    catalog.write_frames(names[3], lambda: [msgspec.json.encode(later), b"".join(pages)], "none", None)
+    with pytest.raises(SchemaMismatch):
+        backups.restore(into=path.with_name("restored.db"))
+    file = path.with_name("backups") / names[3]
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(CorruptBackup):
         backups.restore(into=path.with_name("restored.db"))
 
 

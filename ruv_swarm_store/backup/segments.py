@@ -106,6 +106,7 @@ class Reading:
         except msgspec.MsgspecError as error:
             raise self._damaged(f"does not say what is in it ({error})") from error
         if self.segment.format_version > FORMAT:
+            self._to_the_end()
             raise SchemaMismatch(
                 f"{name} is of form {self.segment.format_version}, and this release reads {FORMAT}", hint="Upgrade ruv-swarm-store"
             )
@@ -166,11 +167,15 @@ class Reading:
             if taken:
                 file.truncate(taken[-1][0] * size)
         except OSError:
-            for _ in self._frames:
-                pass  # it may be damaged, and its pages nowhere to be put for that
+            self._to_the_end()
             raise
         for _ in pages:
             pass  # to its end, where the checksum is
+
+    def _to_the_end(self) -> None:
+        """Reads what is left: whatever else is wrong with it, a file that is damaged is told as that."""
+        for _ in self._frames:
+            pass
 
     def _damaged(self, what: str) -> CorruptBackup:
         return CorruptBackup(f"{self.name} {what}", hint="Restore an earlier state, or bring the file back from a copy", file=self.name)
