@@ -5,6 +5,7 @@ Run it inside Pyodide: `node wasm/harness/node.mjs --file wasm/benchmarks/bench_
 
 import sqlite3
 import time
+from statistics import median, quantiles
 
 import sqljs_dbapi
 from sqlalchemy import Column, Float, Integer, MetaData, String, Table, bindparam, create_engine, insert, select
@@ -103,10 +104,15 @@ def sqlalchemy_works(url):
     return {"select by key": (points, 500), "select 100 rows": (many, 100), "insert": (inserts, 300)}
 
 
-def beside(ours, floor, repeat=15):
-    """The shortest time of each of two, in seconds, run in turns so that what disturbs one disturbs the other."""
-    times = [(best(ours, 1), best(floor, 1)) for _ in range(repeat)]
-    return min(time for time, _ in times), min(time for _, time in times)
+def beside(ours, floor, rounds=40):
+    """The median times of two, in seconds, and the quartiles of their ratio in neighbouring rounds, which are disturbed alike."""
+    pairs = []
+    for number in range(rounds):
+        first, second = (ours, floor) if number % 2 else (floor, ours)
+        one, other = best(first, 1), best(second, 1)
+        pairs.append((one, other) if number % 2 else (other, one))
+    times, floors = zip(*pairs, strict=True)
+    return median(times), median(floors), quantiles([time / least for time, least in pairs])
 
 
 async def main():
@@ -118,9 +124,9 @@ async def main():
         print(f"{name:16} {ours[name]:8.1f} {unit:9} sqlite3 {floor[name]:8.1f}{bar}")
     works, floors = sqlalchemy_works("sqlite+sqljs://"), sqlalchemy_works("sqlite://")
     for name, (work, count) in works.items():
-        taken, least = beside(work, floors[name][0])
-        one, other, times = taken / count * 1e6, least / count * 1e6, taken / least
-        print(f"SQLAlchemy {name:16} {one:8.1f} us  sqlite3 {other:8.1f}  {times:.2f}x, bar {BARS['SQLAlchemy']}x")
+        taken, least, (low, middle, high) = beside(work, floors[name][0])
+        figures = f"{taken / count * 1e6:8.1f} us  sqlite3 {least / count * 1e6:8.1f}  {middle:.2f}x ({low:.2f} to {high:.2f})"
+        print(f"SQLAlchemy {name:16} {figures}, bar {BARS['SQLAlchemy']}x")
 
 
 await main()  # noqa: F704, PLE1142 - run as a program that may await

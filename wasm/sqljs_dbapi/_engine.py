@@ -6,41 +6,47 @@ synchronous. Where JavaScript can switch stacks (JSPI: `can_run_sync()`), Python
 
 import asyncio
 from base64 import b64encode
+from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
 from sqljs_dbapi.errors import OperationalError
 from sqljs_dbapi.functions import Callbacks
 from sqljs_dbapi.suspending import run_sync
-from sqljs_dbapi.wire import Buffers
+from sqljs_dbapi.wire import Answer
 
 JS = files("sqljs_dbapi") / "js"
 
+Prepared = tuple[int, int, list[str], list[str | None], int, str | None]
+"""A statement's address or 0, where the rest of the text begins, names and declared types of its columns, result code, error."""
+
 
 class Engine:
-    """The driver in JavaScript, its calls, and the buffers shared with it."""
+    """The driver in JavaScript, and its calls."""
 
-    def __init__(self, js: Any, capture: Any) -> None:
+    def __init__(self, js: Any, python: Any, capture: Any) -> None:
         self.js = js
         self.capture = capture
         """What `capture.mjs` made: it sees the pages that SQLite writes. None where there is none."""
-        self.buffers = Buffers(self._attach)
         self.callbacks = Callbacks(self)
         self._set_dispatch()
-        self.run = js.run
-        self.batch = js.batch
-        self.prepare = js.prepare
+        functions: dict[str, Callable[..., Any]] = {}
+        js.attach(python, id(functions))
+        # what is called often goes past Pyodide's conversions: these are builtin functions, given the very objects
+        self.run: Callable[[int, bytes, int], Answer] = functions["run"]
+        """Runs a statement with a tuple of parameters, packed, or b"", for so many rows at most; if negative with bytes for texts."""
+        self.batch: Callable[[int, bytes], Answer] = functions["batch"]
+        """Runs a statement with each of a list of tuples, packed."""
+        self.prepare: Callable[[int, bytes], Prepared] = functions["prepare"]
+        self.take_arguments: Callable[[], tuple[Any, ...]] = functions["takeArguments"]
+        """What SQLite calls a function with."""
+        self.give_result: Callable[[bytes], int] = functions["giveResult"]
+        """Takes what that returned, as a tuple, packed."""
+        self.in_transaction: Callable[[int], bool] = functions["inTransaction"]
+        self.total_changes: Callable[[int], int] = functions["totalChanges"]
         self.finalize = js.finalize
         self.reset = js.reset
         self.convert = js.convert
-
-    def _attach(self, to_engine: bytearray, to_python: bytearray) -> None:
-        from pyodide.ffi import create_proxy
-
-        proxies = [create_proxy(to_engine), create_proxy(to_python)]
-        self.js.setBuffers(*proxies)
-        for proxy in proxies:
-            proxy.destroy()
 
     def _set_dispatch(self) -> None:
         from pyodide.ffi import create_proxy
@@ -49,11 +55,6 @@ class Engine:
         self.js.setDispatch(*proxies)
         for proxy in proxies:
             proxy.destroy()
-
-    def drain(self, size: int) -> None:
-        """Fetch an answer of `size` bytes that the buffer was too small for."""
-        self.buffers.reserve_back(size)
-        self.js.drain()
 
 
 _engine: Engine | None = None
@@ -97,12 +98,13 @@ async def import_module(name: str) -> Any:
 
 async def _start() -> Engine:
     global _engine  # noqa: PLW0603
+    import pyodide_js
     from js import Object
     from pyodide.code import run_js
     from pyodide.ffi import JsException, to_js
 
     try:
-        driver, layout = await asyncio.gather(import_module("driver.mjs"), import_module("layout.mjs"))
+        driver, layout, python = await asyncio.gather(*map(import_module, ["driver.mjs", "layout.mjs", "python.mjs"]))
         capture = (await import_module("capture.mjs")).createCapture() if (JS / "capture.mjs").is_file() else None
         # its own module system would take these for Node's or a page's
         source = (JS / "vendor" / "sql-wasm-browser.js").read_text(encoding="utf-8")
@@ -113,7 +115,8 @@ async def _start() -> Engine:
         }
         if capture is not None:
             options["wrapImports"] = capture.wrapImports
-        _engine = Engine(await driver.start(to_js(options, dict_converter=Object.fromEntries)), capture)
+        js = await driver.start(to_js(options, dict_converter=Object.fromEntries))
+        _engine = Engine(js, python.connect(pyodide_js._module, id(OperationalError)), capture)
     except JsException as error:
         raise OperationalError(f"SQLite could not be started: {error}") from error
     from sqljs_dbapi import storage

@@ -18,6 +18,7 @@ from sqljs_dbapi.functions import aggregate, scalar
 from sqljs_dbapi.names import Name, locate, release
 from sqljs_dbapi.statements import Statement, StatementCache, prepare_only
 from sqljs_dbapi.tracing import expanded
+from sqljs_dbapi.wire import Answer
 
 LEGACY_TRANSACTION_CONTROL = -1
 ISOLATION_LEVELS = ("", "DEFERRED", "IMMEDIATE", "EXCLUSIVE")
@@ -74,9 +75,7 @@ class Connection:
             errors.raise_code(int(code) if code.isdigit() else 14, message or "unable to open database file")
         self._file = path
         self._path = path if kept else None
-        self._buffers = self._engine.buffers
         self._run = self._engine.run
-        self._send = self._buffers.send
         self._cache = StatementCache(self._engine, cached_statements)
         self._idle = self._cache.idle
         self._give_back = self._cache.give_back
@@ -141,13 +140,11 @@ class Connection:
                 statement.strip_types()
         return statement
 
-    def _settle(self, size: int, statement: Statement, waits: bool = True) -> tuple[int, int]:
+    def _settle(self, answer: Answer, statement: Statement, waits: bool = True) -> tuple[int, int]:
         """Result code and changes of a statement's answer whose rows do not matter. Raises what went wrong."""
-        if size:
-            self._engine.drain(size)
-        _, code, changes, self._in_transaction, _, _, message = self._buffers.receive()
+        _, code, changes, self._in_transaction, _, _, message = answer
         if code not in {SQLITE_ROW, SQLITE_DONE}:
-            errors.raise_code(code, message)
+            errors.raise_code(code, message or "")
         if waits and self._path is not None and not self._in_transaction and code == SQLITE_DONE:
             self._committed(statement)
         return code, changes
@@ -159,7 +156,7 @@ class Connection:
         if self._trace is not None:
             self._trace(statement, ())
         try:
-            self._settle(self._engine.run(statement.pointer, 0, 1), statement, waits)
+            self._settle(self._run(statement.pointer, b"", 1), statement, waits)
         finally:
             self._give_back(sql, statement)
 
@@ -201,6 +198,7 @@ class Connection:
     def text_factory(self, factory: Callable[[bytes], Any]) -> None:
         self._text_factory = factory
         self._plain = factory is str and not self._detect_types  # rows are what the engine gave
+        self._first_rows = cursors.FIRST_ROWS if self._plain else -cursors.FIRST_ROWS
 
     # --- transactions ----------------------------------------------------------------------------------------------------
 
@@ -208,13 +206,13 @@ class Connection:
     def in_transaction(self) -> bool:
         """Whether a transaction is open."""
         self._check()
-        return bool(self._engine.js.inTransaction(self._db))  # also right in what SQLite calls before a statement has ended
+        return self._engine.in_transaction(self._db)  # also right in what SQLite calls before a statement has ended
 
     @property
     def total_changes(self) -> int:
         """Rows changed since the connection was opened."""
         self._check()
-        return int(self._engine.js.totalChanges(self._db))
+        return self._engine.total_changes(self._db)
 
     @property
     def isolation_level(self) -> str | None:

@@ -10,11 +10,12 @@ from sqljs_dbapi.codes import SQLITE_DONE, SQLITE_ROW
 from sqljs_dbapi.errors import OperationalError, ProgrammingError, from_code
 from sqljs_dbapi.sql import is_blank
 from sqljs_dbapi.statements import Description, Statement, prepare
+from sqljs_dbapi.wire import Answer, pack
 
 if TYPE_CHECKING:
     from sqljs_dbapi.connection import Connection
 
-FIRST_ROWS = 16  # read by execute itself, as `js/driver.mjs` has it
+FIRST_ROWS = 16  # read by execute itself: most results end there, and their locks with them
 MOST_ROWS = 4096  # read by one call
 BATCH_ROWS = 2048  # sent by one call of executemany
 PARSE_DECLTYPES = 1
@@ -87,14 +88,9 @@ class Cursor:
                 self._find_converters(statement)
             if type(parameters) is not tuple or len(parameters) != statement.expects:
                 parameters = self._values(statement, parameters)
-            if not parameters:
-                size = 0
-            elif plain.issuperset(map(type, parameters)):
-                size = connection._send(parameters)
-            else:
-                size = connection._send(adaptation.bindable(parameters, statement.names))
-            run = connection._run
-            answer = run(statement.pointer, size) if connection._plain else run(statement.pointer, size, -FIRST_ROWS)
+            if not plain.issuperset(map(type, parameters)):
+                parameters = adaptation.bindable(parameters, statement.names)
+            answer = connection._run(statement.pointer, pack(parameters) if parameters else b"", connection._first_rows)
             self.lastrowid = self._take(sql, statement, answer)
         except BaseException:
             self._forget()
@@ -158,7 +154,7 @@ class Cursor:
                     connection._guard(statement)
                 if connection._trace is not None:
                     connection._trace(statement, ())
-                while connection._settle(engine.run(statement.pointer, 0, MOST_ROWS), statement)[0] == SQLITE_ROW:
+                while connection._settle(engine.run(statement.pointer, b"", MOST_ROWS), statement)[0] == SQLITE_ROW:
                     pass
             finally:
                 engine.finalize(statement.pointer)
@@ -172,13 +168,13 @@ class Cursor:
         self.description = None
         self.rowcount = -1
 
-    def _send(self, statement: Statement, parameters: Any) -> int:
-        """Give the parameters to the engine; gives how many bytes they are."""
+    def _packed(self, statement: Statement, parameters: Any) -> bytes:
+        """The parameters as they are sent."""
         if type(parameters) is not tuple or len(parameters) != statement.count or statement.named:
             parameters = self._values(statement, parameters)
         if not plain.issuperset(map(type, parameters)):
             parameters = adaptation.bindable(parameters, statement.names)
-        return self.connection._send(parameters)
+        return pack(parameters)
 
     def _values(self, statement: Statement, parameters: Any) -> Sequence[Any]:
         """The parameters in the order of their numbers."""
@@ -245,10 +241,10 @@ class Cursor:
         done = 0
         if batch:
             try:
-                size = connection._buffers.send(batch)
+                packed = pack(batch)
             except BufferError:
                 return sum(self._execute_one(statement, parameters) for parameters in batch)
-            done = connection._settle(engine.batch(statement.pointer, size), statement)[1]
+            done = connection._settle(engine.batch(statement.pointer, packed), statement)[1]
         if refused is not None:
             raise refused
         return done
@@ -257,23 +253,20 @@ class Cursor:
         """Execute once and discard the rows."""
         connection = self.connection
         engine = self.connection._engine
-        size = self._send(statement, parameters) if statement.count or parameters else 0
-        answer = engine.run(statement.pointer, size, MOST_ROWS)
+        packed = self._packed(statement, parameters) if statement.count or parameters else b""
+        answer = engine.run(statement.pointer, packed, MOST_ROWS)
         if connection._trace is not None:
             connection._trace(statement, parameters)
         while (settled := connection._settle(answer, statement))[0] == SQLITE_ROW:
-            answer = engine.run(statement.pointer, 0, MOST_ROWS)
+            answer = engine.run(statement.pointer, b"", MOST_ROWS)
         return settled[1]
 
     # --- results ---------------------------------------------------------------------------------------------------------
 
-    def _take(self, sql: str, statement: Statement, size: int) -> int:
+    def _take(self, sql: str, statement: Statement, answer: Answer) -> int:
         """Take the answer of the engine: rows, and whether there are more to come. Gives the row id inserted last."""
         connection = self.connection
-        if size:
-            connection._engine.drain(size)
-        rowid: int
-        self._rows, code, changes, connection._in_transaction, rowid, self._raw, message = connection._buffers.receive()
+        self._rows, code, changes, connection._in_transaction, rowid, self._raw, message = answer
         self._next = 0
         self.description = statement.description
         if code == SQLITE_DONE:
@@ -359,7 +352,7 @@ class Cursor:
         connection = self.connection
         self._unusable = True
         try:
-            answer = connection._run(pending.statement.pointer, 0, limit if connection._plain else -limit)
+            answer = connection._run(pending.statement.pointer, b"", limit if connection._plain else -limit)
             self._pending = None
             self._take(pending.sql, pending.take(), answer)
         except Exception:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqljs_dbapi.adaptation import bindable
 from sqljs_dbapi.codes import SQLITE_ERROR, SQLITE_NOMEM, SQLITE_TOOBIG
+from sqljs_dbapi.wire import pack
 
 if TYPE_CHECKING:
     from sqljs_dbapi._engine import Engine
@@ -40,17 +41,11 @@ class Callbacks:
         for number in numbers:
             del self.calls[number]
 
-    def dispatch(self, number: int, instance: int, size: int, undecoded: bool) -> int:
-        """Call with the arguments in the buffer; the result goes back in the other. Gives 0, or minus a result code.
-
-        There are `size` bytes of arguments still to fetch if the buffer was too small for them.
-        """
-        buffers = self.engine.buffers
-        if size:
-            self.engine.drain(size)
+    def dispatch(self, number: int, instance: int, undecoded: bool) -> int:
+        """Call with the arguments that SQLite has, and give it the result. Gives 0, or minus a result code."""
         self.message, call = self.calls[number]
         try:
-            arguments = buffers.receive()
+            arguments = self.engine.take_arguments()
             if undecoded:
                 arguments = tuple(value[0].decode() if type(value) is tuple else value for value in arguments)
             (result,) = bindable([call(instance, arguments)], ())
@@ -58,7 +53,7 @@ class Callbacks:
                 raise OverflowError
             if type(result) is str:
                 result.encode()
-            buffers.send((result,))
+            return self.engine.give_result(pack((result,)))
         except BaseException as error:
             if self.tracebacks:
                 sys.unraisablehook(_Unraisable(error, call))
@@ -71,7 +66,6 @@ class Callbacks:
                 self.message = "string or blob too big"
                 return -SQLITE_TOOBIG
             return -SQLITE_ERROR
-        return 0
 
 
 class _Unraisable:

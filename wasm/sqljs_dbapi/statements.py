@@ -1,8 +1,7 @@
 """Prepared statements: made once for each text of SQL, kept while they may be needed again."""
 
-import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqljs_dbapi import errors
 from sqljs_dbapi.sql import MODIFYING, is_blank, outline
@@ -86,19 +85,14 @@ def prepare(engine: "Engine", db: int, sql: str) -> tuple[Statement | None, str]
         raise errors.DataError("query string is too large")
     if b"\0" in data:
         raise errors.ProgrammingError("the query contains a null character")
-    buffer = engine.buffers.reserve(len(data) + 1)
-    buffer[: len(data) + 1] = data + b"\0"
-    answer: dict[str, Any] = json.loads(engine.prepare(db, len(data)))
-    if "code" in answer:
-        errors.raise_code(answer["code"], answer["message"])
-    tail = answer["tail"]
+    pointer, tail, names, types, code, message = engine.prepare(db, data)
+    if code:
+        errors.raise_code(code, message or "")
     if tail == len(data):
         first, rest = sql, ""
     else:
         first, rest = data[:tail].decode(), data[tail:].decode()
-    if not answer["pointer"]:
-        return None, rest
-    return Statement(answer["pointer"], first, answer["names"], answer["types"]), rest
+    return (Statement(pointer, first, names, types) if pointer else None), rest
 
 
 def prepare_only(engine: "Engine", db: int, sql: str) -> Statement | None:

@@ -191,6 +191,51 @@ def test_one_text_of_many_rows_is_not_utf8(module, place: int):
     connection.close()
 
 
+READ = [
+    "SELECT i, i || '', i, r, r || '', r, t, t + 0, t FROM v",  # a number has its text as well
+    "SELECT i, r, t, b, n FROM v ORDER BY i DESC",
+    "SELECT typeof(r), r, r * 2, CAST(r AS INTEGER), CAST(i AS REAL), CAST(i AS TEXT), CAST(t AS BLOB), CAST(b AS TEXT) FROM v",
+    "SELECT zeroblob(3), zeroblob(0), b || zeroblob(2), x'', '' FROM v",
+    "SELECT sum(i), total(i), avg(r), max(t), min(b), group_concat(t), count(n), 9e999, -9e999, 9e999 - 9e999 FROM v",
+    "SELECT substr(t, 2), upper(t), t || char(0) || t, length(t), replace(t, 'e', ''), printf('%s %d', t, i) FROM v GROUP BY r",
+    "SELECT json_array(i, r, t), json_extract('[1, 2.5, \"ä\", null]', '$[0]', '$[1]', '$[2]') FROM v",
+    "SELECT a.t, b.t FROM v AS a LEFT JOIN v AS b ON b.i = a.i + 1 ORDER BY 1, 2",
+    "INSERT INTO v SELECT * FROM v RETURNING i, t, b, n",
+    "UPDATE v SET i = i - 1, t = t || 'é' RETURNING i, t, b",
+]
+
+
+@pytest.mark.parametrize("encoding", ["UTF-8", "UTF-16le", "UTF-16be"])
+def test_values_are_read_as_sqlite3_reads_them(encoding: str):
+    """Whatever SQLite keeps beside a value, and however."""
+    results = []
+    for module in (sqljs_dbapi, sqlite3):
+        connection = module.connect(":memory:")
+        connection.execute(f"PRAGMA encoding = '{encoding}'")
+        connection.execute("CREATE TABLE v (i INTEGER, r REAL, t TEXT, b BLOB, n)")
+        rows = [
+            (1, 2, "een € \U0001f600", b"\0\1", None),
+            (2**53 + 1, 1e300, "", b"", 0),
+            (-(2**63), -0.0, "7", b"7", "x" * 300),
+            (None, None, None, None, 2.5),
+            (-7, 3, "12.50", memoryview(b"abc"), b"n"),
+        ]
+        connection.executemany("INSERT INTO v VALUES (?, ?, ?, ?, ?)", rows)
+        assert connection.execute("PRAGMA encoding").fetchone() == (encoding,)
+        results.append([connection.execute(query).fetchall() for query in READ])
+        connection.close()
+    for query, ours, theirs in zip(READ, *results, strict=True):
+        assert same(ours, theirs), query
+
+
+def test_what_javascript_throws_is_an_error_of_ours(loaded: Engine):
+    for arguments in ((1, b"", 1), (), (1,), (1, b"", 1, 1), (None, b"", 1)):
+        with pytest.raises((sqljs_dbapi.OperationalError, TypeError, SystemError)):
+            loaded.run(*arguments)
+    with pytest.raises(sqljs_dbapi.OperationalError, match=r"run\(\) takes 3 arguments, not 1"):
+        loaded.run(1)  # type: ignore[call-arg]
+
+
 def test_a_heap_that_grows_between_calls_is_found_again(connection, loaded: Engine):
     """Python's heap and SQLite's grow, and every view of them dies."""
     connection.execute("CREATE TABLE t (x)")

@@ -1,8 +1,8 @@
 /**
- * sql.js below a Python driver: its raw exports on one side, two byte buffers that Python owns on the other.
+ * sql.js below a Python driver: its raw exports on one side, builtin functions of Python (`python.mjs`) on the other.
  *
- * A call passes only integers. Values lie in the buffers as Python's `marshal` writes and reads them in C (version 2, little-endian):
- * the parameters of a statement are a tuple, those of many a list of tuples, and what came of a call is what `finish` writes.
+ * Values travel as Python's `marshal` writes and reads them in C (version 2, little-endian): the parameters of a statement are a tuple,
+ * those of many a list of tuples, and what comes of a call is what `finish` writes.
  */
 
 const OK = 0;
@@ -15,16 +15,19 @@ const FLOAT = 2;
 const TEXT = 3;
 const BLOB = 4;
 const NULL = 5;
+const UTF_8 = 1;
 const TOO_LARGE = -1; // beside SQLite's codes: an integer that 64 bits do not hold
 const NOT_TEXT = -2; // a text that UTF-8 does not hold, which is the message then
 const [NONE, FALSE, TRUE, INT, LONG, DOUBLE, STRING, BYTES, TUPLE, LIST] = [...'NFTilgus(['].map((tag) => tag.charCodeAt(0)); // marshal's
 const COPY_AT_ONCE = -1; // SQLITE_TRANSIENT
-const FIRST_ROWS = 16; // read when a statement is run: most results end there, and their locks with them
 const BATCH_BYTES = 1 << 20;
 const KEPT_BYTES = 4 * BATCH_BYTES; // of memory for the rows of a call, from call to call
 const EXACT = 2 ** 53;
 const TWO_32 = 2 ** 32;
 const ASYNC_COMMIT = 'PRAGMA synchronous=OFF; PRAGMA journal_mode=MEMORY'; // a file here is memory: nothing of it survives the realm
+// what these bits of a value's flags say; a number may have its text as well, which leaves it a number
+const KIND = { mask: 0x3f, null: 1, text: 2, integer: 4, integerWithText: 6, float: 8, floatWithText: 10 };
+const utf8 = new TextEncoder();
 
 /** Writes values for Python. */
 class Writer {
@@ -87,6 +90,16 @@ class Writer {
     this.reserve(length);
     copy(bytes, at, length, this.bytes, this.used);
     this.used += length;
+  }
+
+  string(text) {
+    this.encoded(utf8.encode(text));
+  }
+
+  /** A text of which these are the bytes. */
+  encoded(bytes) {
+    this.head(STRING, bytes.length);
+    this.append(bytes, 0, bytes.length);
   }
 
   blob(heap, at, length) {
@@ -167,7 +180,6 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
     if (heap.byteLength === 0) refresh();
     return view;
   };
-  const utf8 = new TextEncoder();
   const withText = (text, use) => {
     const at = sqlite.stringToNewUTF8(text);
     current();
@@ -194,32 +206,10 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
     return arena.at;
   };
 
-  // Python's two buffers. Its heap may grow too, and then a view of it is dead.
-  let inProxy, outProxy, inBuffer, outBuffer, pending;
-  const input = () => {
-    if (!inBuffer?.data.length) {
-      inBuffer?.release();
-      inBuffer = inProxy.getBuffer('u8');
-    }
-    return inBuffer.data;
-  };
-  const output = () => {
-    if (!outBuffer?.data.length) {
-      outBuffer?.release();
-      outBuffer = outProxy.getBuffer('u8');
-    }
-    return outBuffer.data;
-  };
-  /** Give Python what was written: 0, or how many bytes if they do not fit, for `drain` to copy. */
-  const deliver = ({ bytes, used }) => {
-    const buffer = output();
-    if (used > buffer.length) {
-      pending = bytes.slice(0, used);
-      return used;
-    }
-    copy(bytes, 0, used, buffer, 0);
-    return 0;
-  };
+  let python; // what `connect` of python.mjs made
+  /** The content of a bytes of Python's, in SQLite's memory until the next call of `place`. */
+  const receive = (object, size) => place(python.heap, python.content(object), size);
+  const give = ({ bytes, used }) => python.unmarshal(bytes, used);
 
   // --- connections and statements ----------------------------------------------------------------------------------------
 
@@ -251,7 +241,7 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
     }),
   };
   refresh();
-  layout = findLayout(sqlite, current, raw);
+  layout = findLayout(sqlite, current, raw, KIND);
 
   const messageOf = (db) => sqlite.UTF8ToString(sqlite._sqlite3_errmsg(db));
   /** The extended result code: the connection keeps it, `step` and `prepare` return its low byte only. */
@@ -259,7 +249,7 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
     const kept = current().getInt32(db + layout.errorCode, true);
     return (kept & 0xff) === (code & 0xff) ? kept : code;
   };
-  const inTransaction = (db) => current().getUint8(db + layout.autocommit) === 0;
+  const isOpen = (db) => current().getUint8(db + layout.autocommit) === 0; // a transaction
 
   function open(path) {
     const db = raw.open(path);
@@ -279,27 +269,37 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
     return code;
   }
 
-  /** Prepare the first statement of the `length` bytes of SQL. JSON: its address, where the rest begins, names and declared types. */
-  function prepare(db, length) {
-    const at = place(input(), 0, length + 1); // with the NUL that Python put behind it
-    const code = sqlite._sqlite3_prepare_v2(db, at, length + 1, scratch, scratch + 4);
+  /** Prepare the first statement of some SQL: (its address or 0, where the rest begins, names, declared types, result code, error). */
+  function prepare(connection, text) {
+    const db = python.number(connection);
+    const size = python.size(text);
+    const at = receive(text, size + 1); // with the NUL behind every bytes
+    const code = sqlite._sqlite3_prepare_v2(db, at, size + 1, scratch, scratch + 4);
     current();
-    if (code !== OK) return JSON.stringify({ code: extended(db, code), message: messageOf(db) });
-    const pointer = view.getUint32(scratch, true);
-    const tail = view.getUint32(scratch + 4, true) - at;
-    if (!pointer) return JSON.stringify({ pointer, tail, names: [], types: [] });
-    const count = sqlite._sqlite3_column_count(pointer);
-    const values = view.getUint32(pointer + layout.columns, true);
-    const textOf = (index) => {
-      const value = values + index * layout.valueBytes;
-      if ((view.getUint16(value + layout.flags, true) & 3) !== 2) return null;
-      return sqlite.UTF8ToString(view.getUint32(value + layout.text, true));
-    };
-    const names = Array.from({ length: count }, (_, index) => sqlite.UTF8ToString(sqlite._sqlite3_column_name(pointer, index)));
-    const types = names.map((_, index) => textOf(count + index));
-    const sql = sqlite.UTF8ToString(at, Math.min(tail, 2000)).replace(/^(\s|--[^\n]*\n|\/\*[^]*?\*\/)*/, '');
-    statements.set(pointer, { db, pointer, columns: count, reads: /^(SELECT|VALUES|EXPLAIN)\b/i.test(sql) });
-    return JSON.stringify({ pointer, tail, names, types });
+    const pointer = code === OK ? view.getUint32(scratch, true) : 0;
+    const tail = code === OK ? view.getUint32(scratch + 4, true) - at : 0;
+    const count = pointer && sqlite._sqlite3_column_count(pointer);
+    const writer = begin(6);
+    writer.head(INT, pointer);
+    writer.head(INT, tail);
+    writer.head(LIST, count);
+    for (let i = 0; i < count; i++) writer.string(sqlite.UTF8ToString(sqlite._sqlite3_column_name(pointer, i)));
+    current();
+    const values = count && view.getUint32(pointer + layout.columns, true) + count * layout.valueBytes; // behind the names
+    writer.head(LIST, count);
+    for (let i = 0; i < count; i++) {
+      const value = values + i * layout.valueBytes;
+      if ((view.getUint16(value + layout.flags, true) & 3) !== 2) writer.tag(NONE);
+      else writer.string(sqlite.UTF8ToString(view.getUint32(value + layout.text, true)));
+    }
+    writer.head(INT, code === OK ? OK : extended(db, code));
+    if (code === OK) writer.tag(NONE);
+    else writer.string(messageOf(db));
+    if (pointer) {
+      const sql = sqlite.UTF8ToString(at, Math.min(tail, 2000)).replace(/^(\s|--[^\n]*\n|\/\*[^]*?\*\/)*/, '');
+      statements.set(pointer, { db, pointer, columns: count, reads: /^(SELECT|VALUES|EXPLAIN)\b/i.test(sql) });
+    }
+    return give(writer);
   }
 
   /** Have these columns read as the bytes that a converter is given, whatever their type. */
@@ -389,6 +389,22 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
     if (depth === 0 && interrupted.size) interrupted.clear();
   };
 
+  /** Read a value where SQLite has it, which takes a call for each that is not there as it is wanted. */
+  function readValue(writer, value, pointer, index, asBytes) {
+    switch (view.getUint16(value + layout.flags, true) & KIND.mask) {
+      case KIND.integer:
+      case KIND.integerWithText: return writer.integer(view.getInt32(value, true), view.getInt32(value + 4, true));
+      case KIND.float:
+      case KIND.floatWithText: return writer.float(view.getFloat64(value, true));
+      case KIND.null: return writer.tag(NONE);
+      case KIND.text:
+        if (view.getUint8(value + layout.encoding) !== UTF_8) break;
+        return writer.text(heap, view.getUint32(value + layout.text, true), view.getInt32(value + layout.length, true), asBytes);
+      default:
+    }
+    return readColumn(writer, pointer, index, asBytes);
+  }
+
   function readColumn(writer, pointer, index, asBytes, converted) {
     const type = sqlite._sqlite3_column_type(pointer, index);
     if (converted && type !== NULL) {
@@ -427,7 +443,7 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
     const { pointer, columns: count, converted } = statement;
     const asBytes = limit < 0;
     const most = Math.abs(limit);
-    const writer = begin();
+    const writer = beginAnswer();
     let rows = 0;
     let code;
     depth++;
@@ -435,7 +451,12 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
       code = sqlite._sqlite3_step(pointer);
       while (code === ROW) {
         writer.head(TUPLE, count);
-        for (let i = 0; i < count; i++) readColumn(writer, pointer, i, asBytes, converted?.includes(i));
+        current();
+        if (converted) for (let i = 0; i < count; i++) readColumn(writer, pointer, i, asBytes, converted.includes(i));
+        else {
+          let value = view.getUint32(pointer + layout.row, true);
+          for (let i = 0; i < count; i++, value += layout.valueBytes) readValue(writer, value, pointer, i, asBytes);
+        }
         rows++;
         if (rows >= most) break;
         if (writer.used > BATCH_BYTES && rows > 1) break; // one large row does not end there: a result of one row is to end at once
@@ -447,11 +468,17 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
     return finish(statement, code, writer, rows);
   }
 
-  /** A writer with the beginning of an answer: a tuple, and in it a list of rows. */
-  function begin() {
+  /** A writer with the beginning of a tuple of `count` values. */
+  function begin(count) {
     const writer = (writers[depth] ??= new Writer());
     writer.begin();
-    writer.head(TUPLE, 7);
+    writer.head(TUPLE, count);
+    return writer;
+  }
+
+  /** A writer with the beginning of an answer: a tuple, and in it a list of rows. */
+  function beginAnswer() {
+    const writer = begin(7);
     writer.head(LIST, 0);
     return writer;
   }
@@ -476,14 +503,14 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
       }
       sqlite._sqlite3_reset(pointer);
     } else if (code === DONE) {
-      changes ??= sqlite._sqlite3_changes(db);
+      changes ??= statement.reads ? 0 : sqlite._sqlite3_changes(db);
       const reset = sqlite._sqlite3_reset(pointer);
       if (reset !== OK) {
         message = utf8.encode(messageOf(db));
         code = extended(db, reset);
       }
     }
-    const open = inTransaction(db);
+    const open = isOpen(db);
     if (watched && code !== ROW && !(statement.reads && !rows) && !open) notify();
     current();
     writer.view.setInt32(6, rows, true);
@@ -493,32 +520,34 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
     writer.integer(view.getInt32(db + layout.lastRowid, true), view.getInt32(db + layout.lastRowid + 4, true));
     writer.tag(writer.hasBytes || converted ? TRUE : FALSE);
     if (message) {
-      writer.head(STRING, message.length);
-      writer.append(message, 0, message.length);
+      writer.encoded(message);
       refused = undefined;
     } else writer.tag(NONE);
-    return deliver(writer);
+    return give(writer);
   }
 
-  /** Bind the parameters, if there are `size` bytes of them, and pull at most `limit` rows; minus as many have bytes for texts. */
-  function run(pointer, size, limit = FIRST_ROWS) {
-    const statement = statements.get(pointer);
+  /** Bind the parameters, if there are bytes of them, and pull at most `limit` rows; minus as many have bytes for texts. */
+  function run(pointer, parameters, limit) {
+    const statement = statements.get(python.number(pointer));
+    const size = python.size(parameters);
     if (size) {
-      next = place(input(), 0, size);
-      const code = bindRow(pointer);
-      if (code !== OK) return finish(statement, code, begin(), 0);
+      next = receive(parameters, size);
+      const code = bindRow(statement.pointer);
+      if (code !== OK) return finish(statement, code, beginAnswer(), 0);
     }
-    return pull(statement, limit);
+    return pull(statement, python.number(limit));
   }
 
-  /** Run a statement once for each of the rows of parameters, which lie in the input as `size` bytes. */
-  function batch(pointer, size) {
-    const statement = statements.get(pointer);
-    const { db } = statement;
-    const data = sqlite._malloc(size); // a copy: a function that SQLite calls may use the input
+  /** Run a statement once for each of the rows of parameters. */
+  function batch(address, parameters) {
+    const statement = statements.get(python.number(address));
+    const { db, pointer } = statement;
+    const size = python.size(parameters);
+    const data = sqlite._malloc(size); // its own: a function that SQLite calls may run statements as well
     if (!data) throw new Error('out of memory');
     current();
-    heap.set(input().subarray(0, size), data);
+    const from = python.content(parameters);
+    heap.set(python.heap.subarray(from, from + size), data);
     const rows = view.getInt32(data + 1, true);
     let at = data + 5;
     let code = DONE;
@@ -539,26 +568,29 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
       leave();
       sqlite._free(data);
     }
-    const answer = finish(statement, code, begin(), 0, changes);
+    const answer = finish(statement, code, beginAnswer(), 0, changes);
     if (code === DONE) sqlite._sqlite3_clear_bindings(pointer);
     return answer;
   }
 
-  /** Copy what did not fit into Python's buffer, now that it is larger. */
-  function drain() {
-    output().set(pending);
-    pending = undefined;
+  function inTransaction(db) {
+    return python.bool(isOpen(python.number(db)));
+  }
+
+  function totalChanges(db) {
+    return python.int(Number(current().getBigInt64(python.number(db) + layout.totalChanges, true)));
   }
 
   // --- functions written in Python -----------------------------------------------------------------------------------------
 
-  let dispatch; // (callback, instance, size, whether there are bytes for texts) => 0, or minus the code of an error
+  let dispatch; // (callback, instance, whether there are bytes for texts) => 0, or minus the code of an error
   let failureOf; // () => the message of that error
 
-  /** Give Python a tuple of the arguments; `deliver` says what comes of it. */
-  function writeArguments(writer, count, argv) {
-    writer.begin();
-    writer.head(TUPLE, count);
+  let passed; // the writer of the tuple of arguments, which Python takes
+  let result; // where in SQLite's memory a tuple of the result lies, which Python gave
+
+  function passArguments(count, argv) {
+    const writer = begin(count);
     for (let i = 0; i < count; i++) {
       const value = current().getUint32(argv + 4 * i, true);
       const type = sqlite._sqlite3_value_type(value);
@@ -576,40 +608,48 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
         else writer.blob(heap, at, length);
       }
     }
-    return deliver(writer);
+    passed = writer;
   }
 
-  /** Take the result, which lies in the input: the one value of a tuple. */
-  function giveResult(context) {
-    const bytes = input();
-    const words = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    switch (bytes[5]) {
-      case INT: sqlite._sqlite3_result_int64(context, BigInt(words.getInt32(6, true))); break;
+  function takeArguments() {
+    return give(passed);
+  }
+
+  function giveResult(value) {
+    result = receive(value, python.size(value));
+    return python.int(OK);
+  }
+
+  /** Set the one value of the tuple that Python gave as the result. */
+  function setResult(context) {
+    current();
+    const tag = heap[result + 5];
+    const at = result + 6;
+    switch (tag) {
+      case INT: sqlite._sqlite3_result_int64(context, BigInt(view.getInt32(at, true))); break;
       case LONG: {
-        const size = words.getInt32(6, true);
+        const size = view.getInt32(at, true);
         let number = 0n;
-        for (let i = Math.abs(size) - 1; i >= 0; i--) number = (number << 15n) | BigInt(words.getUint16(10 + 2 * i, true));
+        for (let i = Math.abs(size) - 1; i >= 0; i--) number = (number << 15n) | BigInt(view.getUint16(at + 4 + 2 * i, true));
         sqlite._sqlite3_result_int64(context, size < 0 ? -number : number);
         break;
       }
-      case DOUBLE: sqlite._sqlite3_result_double(context, words.getFloat64(6, true)); break;
+      case DOUBLE: sqlite._sqlite3_result_double(context, view.getFloat64(at, true)); break;
       case NONE: sqlite._sqlite3_result_null(context); break;
       case STRING:
       case BYTES: {
-        const length = words.getInt32(6, true);
-        const give = bytes[5] === STRING ? sqlite._sqlite3_result_text : sqlite._sqlite3_result_blob;
-        give(context, place(bytes, 10, length) || scratch, length, COPY_AT_ONCE);
+        const set = tag === STRING ? sqlite._sqlite3_result_text : sqlite._sqlite3_result_blob;
+        set(context, at + 4, view.getInt32(at, true), COPY_AT_ONCE);
         break;
       }
-      default: sqlite._sqlite3_result_int64(context, bytes[5] === TRUE ? 1n : 0n);
+      default: sqlite._sqlite3_result_int64(context, tag === TRUE ? 1n : 0n);
     }
   }
 
   /** Call Python; true when it gave a result. A raised exception becomes the statement's error. */
   function call(db, context, callback, instance, count, argv) {
-    const writer = (writers[depth] ??= new Writer());
-    const size = writeArguments(writer, count, argv);
-    const code = dispatch(callback, instance, size, writer.hasBytes);
+    passArguments(count, argv);
+    const code = dispatch(callback, instance, passed.hasBytes);
     const connection = connections.get(db);
     const refused = code < 0 ? -code : interrupted.has(db) ? INTERRUPTED : 0;
     if (!refused) return true;
@@ -646,12 +686,12 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
       final = sqlite.addFunction((context) => {
         const state = sqlite._sqlite3_aggregate_context(context, 8);
         const instance = current().getInt32(state, true);
-        if (call(db, context, callback + 1, instance, 0, 0)) giveResult(context);
+        if (call(db, context, callback + 1, instance, 0, 0)) setResult(context);
       }, 'vi');
       slots.push(step, final);
     } else if (!remove) {
       scalar = sqlite.addFunction((context, argc, argv) => {
-        if (call(db, context, callback, 0, argc, argv)) giveResult(context);
+        if (call(db, context, callback, 0, argc, argv)) setResult(context);
       }, 'viii');
       slots.push(scalar);
     }
@@ -796,18 +836,16 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
 
   return {
     sqlite, memory,
-    setBuffers(toEngine, toPython) {
-      inBuffer?.release();
-      outBuffer?.release();
-      inBuffer = outBuffer = undefined;
-      inProxy = toEngine.copy();
-      outProxy = toPython.copy();
+    /** Put into a dict of Python's what it calls often; before anything else that it calls. */
+    attach(connected, dict) {
+      python = connected;
+      python.define(dict, [run, batch, prepare, takeArguments, giveResult, inTransaction, totalChanges]);
     },
     setDispatch(call_, message) {
       dispatch = call_.copy();
       failureOf = message.copy();
     },
-    open, close, prepare, convert, finalize, run, batch, drain,
+    open, close, convert, finalize,
     /** Give up what a statement had still to give: where it changes something, that commits. */
     reset(pointer) {
       const code = sqlite._sqlite3_reset(pointer);
@@ -816,8 +854,6 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
     },
     errorCode: (db) => current().getInt32(db + layout.errorCode, true),
     errorMessage: messageOf,
-    inTransaction,
-    totalChanges: (db) => current().getBigInt64(db + layout.totalChanges, true),
     interrupt(db) {
       if (depth) interrupted.add(db);
     },

@@ -25,7 +25,10 @@ const ROW_IDS = [0x1122_3344_5566_7788n, -0x0102_0304_0506_0708n, 0x0fed_cba9_87
  * @property {number} columns in a statement: pointer to its array of column names, followed by as many declared types
  * @property {number} valueBytes size of one such value; its integer is its first field
  * @property {number} text in a value: pointer to its text
- * @property {number} flags in a value: u16, its two low bits are 2 where it has text and 1 where it is NULL
+ * @property {number} flags in a value: u16, of which some bits say what it is
+ * @property {number} length in a value: i32, how many bytes its text has
+ * @property {number} encoding in a value: u8, 1 where its text is UTF-8
+ * @property {number} row in a statement: pointer to the values of the row that it has stepped to
  */
 
 /**
@@ -33,9 +36,10 @@ const ROW_IDS = [0x1122_3344_5566_7788n, -0x0102_0304_0506_0708n, 0x0fed_cba9_87
  * @param {() => DataView} memory its memory, now
  * @param {{open(path: string): number, close(db: number): void, exec(db: number, sql: string): number,
  *   prepare(db: number, sql: string): number}} use
+ * @param {{mask: number, null: number, text: number, integer: number, float: number}} kinds what a value's flags are said to be
  * @returns {Layout}
  */
-export function findLayout(sqlite, memory, use) {
+export function findLayout(sqlite, memory, use, kinds) {
   const db = use.open(':memory:');
   const only = (what, candidates) => {
     if (candidates.length !== 1) throw new Error(`sql.js keeps ${what} at ${candidates.length} places; this build is not known to the driver`);
@@ -83,7 +87,8 @@ export function findLayout(sqlite, memory, use) {
   const { parameters, valueBytes } = findParameters(sqlite, memory, use, db, only);
   const { columns, text, flags } = findColumns(sqlite, memory, use, db, only, valueBytes);
   use.close(db);
-  return { autocommit, errorCode, lastRowid, totalChanges, parameters, valueBytes, columns, text, flags };
+  const { row, length, encoding } = findRow(sqlite, memory, use, only, kinds, { valueBytes, text, flags });
+  return { autocommit, errorCode, lastRowid, totalChanges, parameters, valueBytes, columns, text, flags, row, length, encoding };
 }
 
 function inside(view, at, bytes) {
@@ -139,4 +144,43 @@ function findColumns(sqlite, memory, use, db, only, valueBytes) {
     [2, 1, 2, 1, 2].every((expected, column) => (view.getUint16(values + (5 + column) * valueBytes + flag, true) & 3) === expected));
   statements.forEach((statement) => sqlite._sqlite3_finalize(statement));
   return { ...place, flags: only('what a value is', flags) };
+}
+
+function findRow(sqlite, memory, use, only, kinds, { valueBytes, text, flags }) {
+  const encodings = [['UTF-8', 1], ['UTF-16le', 2], ['UTF-16be', 3]];
+  const texts = ['some text', 'é', ''];
+  const databases = encodings.map(([name, expected]) => {
+    const db = use.open(':memory:');
+    const script = `PRAGMA encoding='${name}'; CREATE TABLE t (a, b, c, d, e, f);
+      INSERT INTO t VALUES (${ROW_IDS[0]}, 0.1, NULL, ${texts.map((value) => `'${value}'`).join()}),
+        (${ROW_IDS[1]}, -1e300, NULL, ${texts.map((value) => `'${value}'`).join()})`;
+    if (use.exec(db, script) !== 0) throw new Error('sql.js cannot fill a table');
+    return { db, expected, statement: use.prepare(db, 'SELECT * FROM t ORDER BY rowid') };
+  });
+  const utf8 = databases[0].statement;
+  let rows = Array.from({ length: STATEMENT_BYTES / 4 }, (_, index) => 4 * index);
+  let lengths = Array.from({ length: valueBytes / 4 }, (_, index) => 4 * index);
+  let bytes = Array.from({ length: valueBytes }, (_, index) => index);
+  for (const [integer, float] of [[ROW_IDS[0], 0.1], [ROW_IDS[1], -1e300]]) {
+    for (const { statement } of databases) if (sqlite._sqlite3_step(statement) !== ROW) only('a row', []);
+    const view = memory();
+    const at = (statement, row, index) => view.getUint32(statement + row, true) + index * valueBytes;
+    const kind = (row, index) => view.getUint16(at(utf8, row, index) + flags, true) & kinds.mask;
+    rows = rows.filter((row) => inside(view, at(utf8, row, 0), 6 * valueBytes)
+      && kind(row, 0) === kinds.integer && view.getBigInt64(at(utf8, row, 0), true) === integer
+      && kind(row, 1) === kinds.float && view.getFloat64(at(utf8, row, 1), true) === float
+      && kind(row, 2) === kinds.null
+      && texts.every((_, i) => kind(row, 3 + i) === kinds.text
+        && view.getUint32(at(utf8, row, 3 + i) + text, true) === sqlite._sqlite3_column_text(utf8, 3 + i)));
+    const row = only('the values of a row', rows);
+    lengths = lengths.filter((offset) => texts.every((_, i) =>
+      view.getInt32(at(utf8, row, 3 + i) + offset, true) === sqlite._sqlite3_column_bytes(utf8, 3 + i)));
+    bytes = bytes.filter((offset) => databases.every(({ statement, expected }) =>
+      texts.every((_, i) => view.getUint8(at(statement, row, 3 + i) + offset) === expected)));
+  }
+  for (const { db, statement } of databases) {
+    sqlite._sqlite3_finalize(statement);
+    use.close(db);
+  }
+  return { row: rows[0], length: only('the length of a text', lengths), encoding: only('the encoding of a text', bytes) };
 }
