@@ -45,9 +45,16 @@ _one: ColumnElement[Any] = literal_column("1", schema.Int64)
 
 NEWEST = select(func.coalesce(func.max(_c.position), _zero)).scalar_subquery()
 """The position of the newest message."""
-_CURSORS = select(_k.topic, _k.position, NEWEST).where(_k.agent_id == _agent, _k.topic.in_([_about, EVERYTHING, CLOSED]))
+
+
+def _cursor(topic: Any) -> Any:
+    other = schema.message_cursors.alias()
+    return select(other.c.position).where(other.c.agent_id == _agent, other.c.topic == topic).scalar_subquery()
+
+
+_PLACES = select(_k.position, _cursor(_about), _cursor(CLOSED), NEWEST).where(_k.agent_id == _agent, _k.topic == EVERYTHING)
+_HELD_PLACES = _PLACES.with_for_update(key_share=True)
 _FIRST_SINCE = select(func.min(_c.position + _zero)).where(_c.timestamp >= _since)  # by the index on timestamp, not along the positions
-_MINE = select(_k.position).where(_k.agent_id == _agent, _k.topic == EVERYTHING)
 _MOVE = upsert(
     schema.message_cursors,
     {"agent_id": _agent, "topic": _about, "position": _after},
@@ -86,27 +93,30 @@ class _Statements:
         """`one` is the condition on the topic, for an index; `read` the same for where another index serves better."""
         topic = [] if one is None else [one]
         topic_read = [] if read is None else [read]
-        fresh = [_c.position > _after, live, _unseen, _recent]
+        unseen = [_c.position > _after, live, _unseen, _recent]
         joined = or_(_c.position > _m.joined_position, _since > literal_column(str(ALWAYS + 1), schema.Int64))
 
         def ways_to(*columns: ColumnElement[Any]) -> list[Select[*tuple[Any, ...]]]:
             return ways(
-                [_c.position <= _newest_one, *fresh, *topic_read],
-                [_c.position <= _until, *fresh, *topic],
-                [_c.position <= _until, joined, *fresh, *topic_read],
+                [_c.position <= _newest_one, *unseen, *topic_read],
+                [_c.position <= _until, *unseen, *topic],
+                [_c.position <= _until, joined, *unseen, *topic_read],
                 columns,
             )
 
         found = union_all(*(select(way.order_by(_c.position).limit(_limit).subquery()) for way in ways_to(_c.position))).subquery()
-        self.fresh = select(found.c.position).order_by(found.c.position).limit(_limit)
+        fresh = select(_one.label("fresh"), found.c.position).order_by(found.c.position).limit(_limit).subquery()
         delivered = (_d.agent_id == _agent, _d.acknowledged_at.is_(None), *topic_read, live, _recent)
-        self.again = (
-            select(_d.message_position)
+        again = (
+            select(_zero.label("fresh"), _d.message_position)
             .join_from(schema.message_deliveries, schema.messages, _d.message_position == _c.position)
             .where(*delivered, _d.visible_at <= _now)
             .order_by(_d.message_position)
             .limit(_limit)
+            .subquery()
         )
+        self.due = union_all(select(again), select(fresh))
+        """0 and the position of what comes again, 1 and that of what is fresh; up to `limit` of both."""
 
         def unread(column: ColumnElement[Any]) -> Any:
             open = select(column).join_from(schema.message_deliveries, schema.messages, _d.message_position == _c.position)
@@ -261,17 +271,17 @@ class Look(Struct, frozen=True):
 
     def pending(self, run: Executor) -> bool:
         """Whether there is anything to receive now."""
-        params = {**self.params, "limit": 1}
-        return bool(run.one(self.statements.again, params) or run.one(self.statements.fresh, params))
+        return run.one(self.statements.due, {**self.params, "limit": 1}) is not None
 
     def take(self, run: Executor, limit: int, span: int) -> list[int]:
         """The positions of up to `limit` messages that are now delivered, and come again in `span` milliseconds."""
         params = {**self.params, "limit": limit, "expires": run.now + span}
+        due = sorted((fresh, position) for fresh, position in run.all(self.statements.due, params))
         taken = []
-        if again := [position for (position,) in run.all(self.statements.again, params)]:
+        if again := [position for fresh, position in due if not fresh]:
             taken = [position for (position,) in run.all(_REDELIVER, {**params, "positions": codec.encode(again)})]
         if (room := limit - len(again)) > 0:
-            fresh = [position for (position,) in run.all(self.statements.fresh, {**params, "limit": room})]
+            fresh = [position for fresh, position in due if fresh][:room]
             if fresh:
                 taken += [position for (position,) in run.all(_DELIVER, {**params, "positions": codec.encode(fresh)})]
             # Full or not, nothing between the old and the new place is left behind: newer ones than `newest` were not looked at.
@@ -281,16 +291,13 @@ class Look(Struct, frozen=True):
         return taken
 
 
-def hold(run: Executor, agent: str) -> None:
-    """Keeps others from taking anything out of an agent's inbox until the transaction ends."""
-    run.hold(_MINE, {"agent": agent})
+def look(run: Executor, agent: str, name: str, since: int = ALWAYS, *, held: bool = False) -> Look:
+    """What an agent has to receive about the topics that `name` stands for; `since` an instant, whenever it joined.
 
-
-def look(run: Executor, agent: str, name: str, since: int = ALWAYS) -> Look:
-    """What an agent has to receive about the topics that `name` stands for; `since` an instant, whenever it joined."""
-    places, newest = _places(run, agent, name)
-    closed = places.get(CLOSED, newest)
-    after = max(places[EVERYTHING], places.get(name, 0))
+    `held` keeps others from taking anything out of the inbox until the transaction ends.
+    """
+    everything, mine, closed, newest = _places(run, agent, name, held=held)
+    after = max(everything, mine or 0)
     if since > ALWAYS:
         first = (run.one(_FIRST_SINCE, {"since": since}) or [None])[0]
         after = newest if first is None else first - 1
@@ -300,7 +307,7 @@ def look(run: Executor, agent: str, name: str, since: int = ALWAYS) -> Look:
         "now": run.now,
         "after": after,
         "newest": max(newest, after),
-        "until": min(newest, closed),
+        "until": newest if closed is None else min(newest, closed),
         "since": since,
     }
     statements = _ALL if name == EVERYTHING else _ONE
@@ -362,12 +369,12 @@ def present(run: Executor, agents: Sequence[str]) -> set[str]:
     return {agent for (agent,) in run.all(_PRESENT, {"agents": codec.encode(list(agents))})}
 
 
-def _places(run: Executor, agent: str, name: str) -> tuple[dict[str, int], int]:
-    rows = run.all(_CURSORS, {"agent": agent, "about": name})
-    places = {topic: int(position) for topic, position, _ in rows}
-    if EVERYTHING not in places:
+def _places(run: Executor, agent: str, name: str, *, held: bool = False) -> Sequence[Any]:
+    """The positions of an agent's cursors over everything and over what has this name, where it was closed, and of the newest message."""
+    row = run.one(_HELD_PLACES if held else _PLACES, {"agent": agent, "about": name})
+    if row is None:
         raise NotFound(f"no agent {agent!r}", hint="Register it before it receives", id=agent)
-    return places, int(rows[0][2])
+    return row
 
 
 # Coming and going
@@ -385,14 +392,13 @@ def close_inbox(run: Executor, agent: str) -> None:
 
 def reopen_inbox(run: Executor, agent: str) -> None:
     """Lets an agent that was terminated receive again: what had reached it until then, and what is published from now on."""
-    hold(run, agent)
-    places, newest = _places(run, agent, EVERYTHING)
-    if (closed := places.get(CLOSED)) is None:
+    everything, _, closed, newest = _places(run, agent, EVERYTHING, held=True)
+    if closed is None:
         return
-    params = {"agent": agent, "now": run.now, "after": places[EVERYTHING], "newest": newest, "until": min(closed, newest)}
+    params = {"agent": agent, "now": run.now, "after": everything, "newest": newest, "until": min(closed, newest)}
     run.run(_KEEP, params)
     run.run(_FORGET, params)
-    run.run(_MOVE, {**params, "about": EVERYTHING, "after": max(newest, places[EVERYTHING])})
+    run.run(_MOVE, {**params, "about": EVERYTHING, "after": max(newest, everything)})
 
 
 def keep(run: Executor, group: str, agent: str | None = None) -> None:

@@ -312,8 +312,7 @@ class Messages(Repository[Message]):
             if look.passed < inboxes.PASSED and not look.pending(run):
                 return []
         with self._scope.transaction() as run:
-            inboxes.hold(run, who)
-            taken = inboxes.look(run, who, about, start).take(run, limit, span)
+            taken = inboxes.look(run, who, about, start, held=True).take(run, limit, span)
             return self._load(run, taken)
 
     def wait(
