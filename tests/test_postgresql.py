@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import subprocess
@@ -499,6 +500,35 @@ def test_a_batch_locks_no_more_than_it_takes(store: Store) -> None:
         assert len(work.tasks.claim_many(agent, 33)) == 33
         [beside] = crew.in_threads(1, lambda number, barrier: len(store.tasks.claim_many(agent, 100)))
     assert beside == 67
+
+
+@pytest.mark.parametrize("analysed", [True, False])
+def test_a_few_of_some_thousand_rows_are_looked_up_one_by_one(address: str, raw: Callable[[], Any], analysed: bool) -> None:
+    """Where the planner takes the items of a list for a hundred, it reads the whole table."""
+    heard: list[str] = []
+    with Store.open(address, trace=lambda sql, seconds: heard.append(sql)) as store:
+        me, other = store.agents.register("worker"), store.agents.register("worker")
+        store.tasks.enqueue_many([("t", number) for number in range(3_000)])
+        with store.transaction() as work:
+            for number in range(3_000):
+                work.messages.publish("t", number, to=(me, other)[number % 2])
+        plain = raw()
+        if analysed:
+            plain.execute("ANALYZE")
+        heard.clear()
+        received = store.messages.receive(me, limit=10)
+        assert len(received) == store.messages.acknowledge_many(received, me) == 10
+        store.tasks.complete_many((task, None) for task in store.tasks.claim_many(me, 10))
+    plain.execute("SET plan_cache_mode = force_generic_plan")
+    lists = [sql for sql in heard if "jsonb_array_elements" in sql]
+    assert len(lists) >= 5
+    for number, sql in enumerate(lists):
+        counter = itertools.count(1)
+        statement, count = re.sub("%s", lambda _: f"${next(counter)}", sql), sql.count("%s")
+        plain.execute(f"PREPARE p{number} AS {statement}")
+        plan = "\n".join(line for (line,) in plain.execute(f"EXPLAIN EXECUTE p{number} ({', '.join(['NULL'] * count)})"))
+        assert "Index" in plan, plan
+        assert not re.search("Seq Scan on (messages|tasks)", plan), plan
 
 
 # Wake-ups

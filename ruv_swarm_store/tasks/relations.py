@@ -14,6 +14,7 @@ from sqlalchemy import (
     Text,
     and_,
     case,
+    exists,
     func,
     literal_column,
     not_,
@@ -41,6 +42,13 @@ def _alone(task: Any) -> ColumnElement[bool]:
 
 
 _ALONE = select(c.position).where(by_id, _alone(c)).with_for_update(key_share=True)
+_others = schema.tasks.alias("others").c
+_ALL_ALONE = (
+    select(c.position)
+    .where(c.id.in_(text_items("ids")), _alone(c), not_(exists().where(_others.id.in_(text_items("ids")), not_(_alone(_others)))))
+    .order_by(c.position)
+    .with_for_update(key_share=True)
+)
 # What has to be held is looked up step by step: a planner without statistics makes too much of one statement for all of it.
 _waits = and_(c.schedule.is_not(None), c.status == TaskStatus.SCHEDULED)
 _PEEK = select(c.id, c.awaited, c.concurrency_key, case((_waits, c.schedule))).where(c.id.in_(text_items("ids")))
@@ -93,12 +101,19 @@ def hold(run: Executor, ids: Sequence[str], *, deep: bool) -> None:
 
     Limits and schedules that may have to follow are held, too.
     """
-    if not run.holding or (len(ids) == 1 and run.one(_ALONE, {"id": ids[0]}) is not None):
+    if not run.holding:
+        return
+    level = list(dict.fromkeys(ids))
+    # Most tasks have nothing to do with others. Of those that have, none is held by this: limits and schedules come first.
+    if len(level) == 1:
+        alone = 1 if run.one(_ALONE, {"id": level[0]}) is not None else 0
+    else:
+        alone = len(run.all(_ALL_ALONE, {"ids": codec.encode(level)}))
+    if alone == len(level):
         return
     held: dict[str, None] = {}
     keys: set[str | None] = set()
     names: set[str | None] = set()
-    level = list(dict.fromkeys(ids))
     steps = 0
     while level:
         held.update(dict.fromkeys(level))

@@ -99,10 +99,10 @@ def test_who_waits_for_the_same_is_looked_for_together(database, monkeypatch):
     agent = store.agents.register("worker")
     looks, look = 0, claims.look
 
-    def counted(*args: Any) -> Any:
+    def counted(*args: Any, **options: Any) -> Any:
         nonlocal looks
         looks += 1
-        return look(*args)
+        return look(*args, **options)
 
     monkeypatch.setattr(claims, "look", counted)
 
@@ -254,10 +254,10 @@ def test_who_listens_is_looked_for_together(database, monkeypatch):
     other = store.agents.register("other")
     looks, look = 0, inboxes.look
 
-    def counted(*args: Any) -> Any:
+    def counted(*args: Any, **options: Any) -> Any:
         nonlocal looks
         looks += 1
-        return look(*args)
+        return look(*args, **options)
 
     monkeypatch.setattr(inboxes, "look", counted)
 
