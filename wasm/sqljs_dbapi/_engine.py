@@ -38,6 +38,8 @@ class Engine:
         self.batch: Callable[[int, bytes], Answer] = functions["batch"]
         """Runs a statement with each of a list of tuples, packed."""
         self.prepare: Callable[[int, bytes], Prepared] = functions["prepare"]
+        self.describe: Callable[[int], tuple[list[str], list[str | None]]] = functions["describeAgain"]
+        """Names and declared types of a statement's columns, as they are now."""
         self.take_arguments: Callable[[], tuple[Any, ...]] = functions["takeArguments"]
         """What SQLite calls a function with."""
         self.give_result: Callable[[bytes], int] = functions["giveResult"]

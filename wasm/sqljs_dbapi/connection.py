@@ -142,7 +142,7 @@ class Connection:
 
     def _settle(self, answer: Answer, statement: Statement, waits: bool = True) -> tuple[int, int]:
         """Result code and changes of a statement's answer whose rows do not matter. Raises what went wrong."""
-        _, code, changes, self._in_transaction, _, _, message = answer
+        _, code, changes, self._in_transaction, _, _, message, _ = answer
         if code not in {SQLITE_ROW, SQLITE_DONE}:
             errors.raise_code(code, message or "")
         if waits and self._path is not None and not self._in_transaction and code == SQLITE_DONE:

@@ -124,6 +124,10 @@ class Cursor:
                 if connection._begins is not None and statement.is_dml and not connection._in_transaction:
                     connection._run_alone(connection._begins)
                 total = self._execute_batches(statement, rows)
+            except BaseException:
+                if self.connection._db:
+                    self.connection._engine.reset(statement.pointer)
+                raise
             finally:
                 self.connection._give_back(sql, statement)
             if statement.is_dml:
@@ -266,7 +270,9 @@ class Cursor:
     def _take(self, sql: str, statement: Statement, answer: Answer) -> int:
         """Take the answer of the engine: rows, and whether there are more to come. Gives the row id inserted last."""
         connection = self.connection
-        self._rows, code, changes, connection._in_transaction, rowid, self._raw, message = answer
+        self._rows, code, changes, connection._in_transaction, rowid, self._raw, message, changed = answer
+        if changed:
+            self._describe_again(statement)
         self._next = 0
         self.description = statement.description
         if code == SQLITE_DONE:
@@ -281,6 +287,15 @@ class Cursor:
         else:
             self._fail(sql, statement, code, message or "")
         return rowid
+
+    def _describe_again(self, statement: Statement) -> None:
+        """Ask for the columns anew: SQLite has prepared the statement again, for the schema was changed."""
+        connection = self.connection
+        statement.describe(*connection._engine.describe(statement.pointer))
+        if connection._detect_types & PARSE_COLNAMES:
+            statement.strip_types()
+        if connection._detect_types:
+            self._find_converters(statement)
 
     def _fail(self, sql: str, statement: Statement, code: int, message: str) -> None:
         """A statement ended with an error, maybe after rows that it gave.
@@ -306,7 +321,7 @@ class Cursor:
         values = []
         for index, value in enumerate(row):
             if (converter := converters[index]) is not None:
-                values.append(converter(value) if value else None)
+                values.append(converter(_plain_bytes(value)) if value else None)
             elif type(value) is tuple:
                 values.append(self._text_of(value[0], index) if factory is str else factory(value[0]))
             else:
@@ -506,6 +521,13 @@ def raise_for_names(statement: Statement) -> None:
                 f"Binding {number} ('{name}') is a named parameter, "
                 "but you supplied a sequence which requires nameless (qmark) placeholders."
             )
+
+
+def _plain_bytes(value: Any) -> bytes:
+    """What a converter is given; not read as such yet if its column had none when the statement began."""
+    if type(value) is tuple:
+        value = value[0]
+    return value if type(value) is bytes else str(value).encode()
 
 
 def _some(rows: Iterator[Any]) -> tuple[list[Any], Exception | None]:

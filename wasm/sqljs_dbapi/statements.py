@@ -45,9 +45,6 @@ class Statement:
         self.pointer = pointer
         """Its address in the engine."""
         self.sql = sql
-        self.columns = columns
-        self.types = types
-        """The declared type of each column that is one of a table's."""
         self.verb = verb
         self.is_dml = verb in MODIFYING
         """Whether it begins a transaction by itself and counts rows."""
@@ -61,11 +58,18 @@ class Statement:
         self.expects = -1 if self.named else self.count
         """How many values a tuple of parameters has; -1 if none will do."""
         self.placeholders: list[Placeholder] = placeholders
+        self.converted: tuple[int, ...] = ()
+        """The columns read as bytes for a converter."""
+        self.describe(columns, types)
+
+    def describe(self, columns: list[str], types: list[str | None]) -> None:
+        """Take note of the columns, which a change of the schema may change."""
+        self.columns = columns
+        self.types = types
+        """The declared type of each column that is one of a table's."""
         self.description: Description | None = (
             tuple((name, kind, None, None, None, None, None) for name, kind in zip(columns, types, strict=True)) or None
         )
-        self.converted: tuple[int, ...] = ()
-        """The columns read as bytes for a converter."""
 
     def strip_types(self) -> None:
         """Leave out of the description what names a converter: `name [type]` is called `name`."""

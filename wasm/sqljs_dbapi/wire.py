@@ -12,8 +12,9 @@ TOO_LARGE = -1
 NOT_TEXT = -2
 """Beside SQLite's result codes: an int beyond 64 bits, and a text that UTF-8 cannot hold."""
 
-Answer = tuple[list[Any], int, int, bool, int, bool, str | None]
-"""What came of a call: rows, result code, changes, in a transaction, last row id, rows have bytes that are not values yet, error."""
+Answer = tuple[list[Any], int, int, bool, int, bool, str | None, bool]
+"""What came of a call: rows, result code, changes, in a transaction, last row id, rows have bytes that are not values yet, error, columns
+are others than were told."""
 
 
 def pack(values: Any) -> bytes:

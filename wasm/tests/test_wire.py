@@ -228,12 +228,99 @@ def test_values_are_read_as_sqlite3_reads_them(encoding: str):
         assert same(ours, theirs), query
 
 
-def test_what_javascript_throws_is_an_error_of_ours(loaded: Engine):
-    for arguments in ((1, b"", 1), (), (1,), (1, b"", 1, 1), (None, b"", 1)):
-        with pytest.raises((sqljs_dbapi.OperationalError, TypeError, SystemError)):
+@BOTH
+def test_a_statement_follows_the_schema(module):
+    """SQLite prepares a statement that is kept anew when a table is another: it then has other columns, or the same under other names."""
+    connection = module.connect(":memory:", isolation_level=None)
+    connection.execute("CREATE TABLE t (a INTEGER, b TEXT)")
+    connection.execute("INSERT INTO t VALUES (1, 'two')")
+    tables = [
+        "(a INTEGER, b TEXT)",
+        "(a)",
+        "(a, b, c, d, e)",
+        f"({', '.join(f'c{number}' for number in range(60))})",
+        "(only)",
+        "(x REAL, y BLOB)",
+        "(y, x)",
+    ]
+    for number, table in enumerate(tables):
+        connection.execute("DROP TABLE t")
+        connection.execute(f"CREATE TABLE t {table}")
+        count = connection.execute("SELECT count(*) FROM pragma_table_info('t')").fetchone()[0]
+        row = tuple(f"{number} {column}" for column in range(count)) if "INTEGER" not in table else (1, "two")
+        for _ in range(3):
+            connection.execute(f"INSERT INTO t VALUES ({', '.join('?' * count)})", row)
+        for query in ("SELECT * FROM t WHERE ?1", "SELECT * FROM t", "UPDATE t SET rowid = rowid + 10 RETURNING *"):
+            cursor = connection.execute(query, (1,) if "?" in query else ())
+            names = [name for (name,) in connection.execute("SELECT name FROM pragma_table_info('t')").fetchall()]
+            assert [column[0] for column in cursor.description] == names
+            assert cursor.fetchall() == [row] * 3
+    connection.execute("ALTER TABLE t RENAME COLUMN y TO z")
+    assert connection.execute("SELECT * FROM t").description[0][0] == "z"
+    connection.execute("ALTER TABLE t ADD COLUMN more DEFAULT 7")
+    assert connection.execute("SELECT * FROM t").fetchone() == ("6 0", "6 1", 7)
+    connection.execute("ALTER TABLE t DROP COLUMN z")
+    assert connection.execute("SELECT * FROM t").fetchone() == ("6 1", 7)
+    connection.close()
+
+
+def test_what_javascript_throws_is_an_error_of_ours(connection, loaded: Engine):
+    statement = connection("SELECT ?")
+    for arguments in ((1, b"", 1), (), (1,), (statement.pointer, b"", 1, 1)):
+        with pytest.raises(sqljs_dbapi.OperationalError):
             loaded.run(*arguments)
+    for wrong in ((None, b"", 1), (statement.pointer, None, 1), (statement.pointer, "text", 1), (statement.pointer, b"", "1")):
+        with pytest.raises(TypeError):
+            loaded.run(*wrong)
     with pytest.raises(sqljs_dbapi.OperationalError, match=r"run\(\) takes 3 arguments, not 1"):
         loaded.run(1)  # type: ignore[call-arg]
+    assert connection.execute("SELECT ?", (5,)).fetchone() == (5,)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_what_is_raised_on_the_way_into_a_function_is_not_an_error_of_sqlite_s(connection, loaded: Engine, many: bool):
+    """As by an interrupt, which Python looks for wherever a function begins. The statement has not happened, and can be run again."""
+    connection.execute("CREATE TABLE t (x)")
+    connection.create_function("f", 1, lambda value: value)
+    found = loaded.callbacks.calls.copy()
+    statement = "INSERT INTO t VALUES (f(?))"
+    run = connection.executemany if many else connection.execute
+    given: Any = [(1,), (2,)] if many else (1,)
+
+    class Interrupting(dict[Any, Any]):
+        def __getitem__(self, key: Any) -> Any:
+            raise KeyboardInterrupt
+
+    loaded.callbacks.calls = Interrupting(found)
+    try:
+        for _ in range(3):
+            with pytest.raises(KeyboardInterrupt):
+                run(statement, given)
+    finally:
+        loaded.callbacks.calls = found
+    connection.rollback()
+    run(statement, given)
+    assert connection.execute("SELECT count(*) FROM t").fetchone() == (2 if many else 1,)
+
+
+def test_a_watcher_of_commits_may_run_statements(connection, loaded: Engine):
+    """While the answer of the statement that has committed is being written."""
+    from pyodide.ffi import create_proxy
+
+    js = loaded.js
+    path = js.createFile(None)
+    one, two = sqljs_dbapi.Connection._of_file(path), sqljs_dbapi.connect(":memory:")
+    one.execute("CREATE TABLE t (x)")
+    seen = []
+    watcher = create_proxy(lambda: seen.append(two.execute("SELECT 'a', 'b', 'c' UNION ALL VALUES (1, 2, 3)").fetchall()))
+    end = js.onCommit(path, watcher)
+    assert one.execute("INSERT INTO t VALUES (1), (2) RETURNING x").fetchall() == [(1,), (2,)]
+    assert seen == [[("a", "b", "c"), (1, 2, 3)]]
+    end()
+    watcher.destroy()
+    one.close()
+    two.close()
+    js.removeFile(path)
 
 
 def test_a_heap_that_grows_between_calls_is_found_again(connection, loaded: Engine):

@@ -22,12 +22,14 @@ const [NONE, FALSE, TRUE, INT, LONG, DOUBLE, STRING, BYTES, TUPLE, LIST] = [...'
 const COPY_AT_ONCE = -1; // SQLITE_TRANSIENT
 const BATCH_BYTES = 1 << 20;
 const KEPT_BYTES = 4 * BATCH_BYTES; // of memory for the rows of a call, from call to call
+const LARGE = 64 << 20;
 const EXACT = 2 ** 53;
 const TWO_32 = 2 ** 32;
 const ASYNC_COMMIT = 'PRAGMA synchronous=OFF; PRAGMA journal_mode=MEMORY'; // a file here is memory: nothing of it survives the realm
 // what these bits of a value's flags say; a number may have its text as well, which leaves it a number
 const KIND = { mask: 0x3f, null: 1, text: 2, integer: 4, integerWithText: 6, float: 8, floatWithText: 10 };
 const utf8 = new TextEncoder();
+const outOfMemory = () => Object.assign(new Error('out of memory'), { noMemory: true });
 
 /** Writes values for Python. */
 class Writer {
@@ -195,10 +197,11 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
   const place = (bytes, start, length) => {
     if (length > arena.size) {
       if (arena.at) sqlite._free(arena.at);
-      arena = { at: sqlite._malloc(2 * length), size: 2 * length };
+      const size = length < LARGE ? 2 * length : length;
+      arena = { at: sqlite._malloc(size), size };
       if (!arena.at) {
         arena = { at: 0, size: 0 };
-        throw new Error('out of memory');
+        throw outOfMemory();
       }
     }
     current();
@@ -215,7 +218,8 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
 
   /** @type {Map<number, {path: string, functions: Map<string, number[]>, override: number}>} */
   const connections = new Map();
-  /** @type {Map<number, {db: number, pointer: number, columns: number, reads: boolean, converted?: number[]}>} */
+  /** @type {Map<number, {db: number, pointer: number, columns: number, names: number, reads: boolean, changed: boolean,
+   *   converted?: number[]}>} */
   const statements = new Map();
   /** @type {Map<string, {database: object, path: string, version: number, seen: number, watchers: Function[]}>} */
   const files = new Map();
@@ -278,27 +282,43 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
     current();
     const pointer = code === OK ? view.getUint32(scratch, true) : 0;
     const tail = code === OK ? view.getUint32(scratch + 4, true) - at : 0;
-    const count = pointer && sqlite._sqlite3_column_count(pointer);
     const writer = begin(6);
     writer.head(INT, pointer);
     writer.head(INT, tail);
+    const count = describe(writer, pointer);
+    writer.head(INT, code === OK ? OK : extended(db, code));
+    if (code === OK) writer.tag(NONE);
+    else writer.string(messageOf(db));
+    if (pointer) {
+      const sql = sqlite.UTF8ToString(at, Math.min(tail, 2000)).replace(/^(\s|--[^\n]*\n|\/\*[^]*?\*\/)*/, '');
+      const reads = /^(SELECT|VALUES|EXPLAIN)\b/i.test(sql);
+      statements.set(pointer, { db, pointer, columns: count, names: namesOf(pointer), reads, changed: false });
+    }
+    return give(writer);
+  }
+
+  /** Where the names of a statement's columns are: elsewhere once SQLite has prepared it anew, for the schema was changed. */
+  const namesOf = (pointer) => current().getUint32(pointer + layout.columns, true);
+
+  /** Write names and declared types of a statement's columns; gives how many there are. */
+  function describe(writer, pointer) {
+    const count = pointer && sqlite._sqlite3_column_count(pointer);
     writer.head(LIST, count);
     for (let i = 0; i < count; i++) writer.string(sqlite.UTF8ToString(sqlite._sqlite3_column_name(pointer, i)));
-    current();
-    const values = count && view.getUint32(pointer + layout.columns, true) + count * layout.valueBytes; // behind the names
+    const values = count && namesOf(pointer) + count * layout.valueBytes; // the types are behind the names
     writer.head(LIST, count);
     for (let i = 0; i < count; i++) {
       const value = values + i * layout.valueBytes;
       if ((view.getUint16(value + layout.flags, true) & 3) !== 2) writer.tag(NONE);
       else writer.string(sqlite.UTF8ToString(view.getUint32(value + layout.text, true)));
     }
-    writer.head(INT, code === OK ? OK : extended(db, code));
-    if (code === OK) writer.tag(NONE);
-    else writer.string(messageOf(db));
-    if (pointer) {
-      const sql = sqlite.UTF8ToString(at, Math.min(tail, 2000)).replace(/^(\s|--[^\n]*\n|\/\*[^]*?\*\/)*/, '');
-      statements.set(pointer, { db, pointer, columns: count, reads: /^(SELECT|VALUES|EXPLAIN)\b/i.test(sql) });
-    }
+    return count;
+  }
+
+  /** (names, declared types) of a statement's columns as they are now. */
+  function describeAgain(pointer) {
+    const writer = begin(2);
+    describe(writer, python.number(pointer));
     return give(writer);
   }
 
@@ -384,6 +404,15 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
   const writers = []; // one for each level: a function that SQLite calls may run statements of its own
   let depth = 0;
   const interrupted = new Set(); // connections whose running statement is to fail
+  let raised; // in Python, past `dispatch`
+  /** What was raised in Python while a statement ran goes on when SQLite has ended it: not through its frames. */
+  const goOn = (pointer) => {
+    if (raised === undefined) return;
+    const error = raised;
+    raised = undefined;
+    sqlite._sqlite3_reset(pointer);
+    throw error;
+  };
   const leave = () => {
     depth--;
     if (depth === 0 && interrupted.size) interrupted.clear();
@@ -440,7 +469,7 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
 
   /** Step `statement` for at most `limit` rows, and write them. It is reset when it ends, well or not. */
   function pull(statement, limit) {
-    const { pointer, columns: count, converted } = statement;
+    const { pointer, converted } = statement;
     const asBytes = limit < 0;
     const most = Math.abs(limit);
     const writer = beginAnswer();
@@ -449,6 +478,13 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
     depth++;
     try {
       code = sqlite._sqlite3_step(pointer);
+      const names = namesOf(pointer);
+      if (names !== statement.names) {
+        statement.changed = true;
+        statement.names = names;
+        statement.columns = sqlite._sqlite3_column_count(pointer);
+      }
+      const count = statement.columns;
       while (code === ROW) {
         writer.head(TUPLE, count);
         current();
@@ -465,6 +501,7 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
     } finally {
       leave();
     }
+    goOn(pointer);
     return finish(statement, code, writer, rows);
   }
 
@@ -478,14 +515,15 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
 
   /** A writer with the beginning of an answer: a tuple, and in it a list of rows. */
   function beginAnswer() {
-    const writer = begin(7);
+    const writer = begin(8);
     writer.head(LIST, 0);
     return writer;
   }
 
   /**
    * Reset what has ended, tell who watches, and give what came of it:
-   * (rows, result code, changes, in a transaction, last row id, rows have bytes that are not values yet, error message or None).
+   * (rows, result code, changes, in a transaction, last row id, rows have bytes that are not values yet, error message or None, whether
+   * the columns are others than were told).
    */
   function finish(statement, code, writer, rows, changes) {
     const { db, pointer, converted } = statement;
@@ -523,6 +561,8 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
       writer.encoded(message);
       refused = undefined;
     } else writer.tag(NONE);
+    writer.tag(statement.changed ? TRUE : FALSE);
+    statement.changed = false;
     return give(writer);
   }
 
@@ -544,7 +584,7 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
     const { db, pointer } = statement;
     const size = python.size(parameters);
     const data = sqlite._malloc(size); // its own: a function that SQLite calls may run statements as well
-    if (!data) throw new Error('out of memory');
+    if (!data) throw outOfMemory();
     current();
     const from = python.content(parameters);
     heap.set(python.heap.subarray(from, from + size), data);
@@ -568,6 +608,7 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
       leave();
       sqlite._free(data);
     }
+    goOn(pointer);
     const answer = finish(statement, code, beginAnswer(), 0, changes);
     if (code === DONE) sqlite._sqlite3_clear_bindings(pointer);
     return answer;
@@ -649,7 +690,13 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
   /** Call Python; true when it gave a result. A raised exception becomes the statement's error. */
   function call(db, context, callback, instance, count, argv) {
     passArguments(count, argv);
-    const code = dispatch(callback, instance, passed.hasBytes);
+    let code;
+    try {
+      code = dispatch(callback, instance, passed.hasBytes);
+    } catch (error) {
+      raised = error;
+      code = -1;
+    }
     const connection = connections.get(db);
     const refused = code < 0 ? -code : interrupted.has(db) ? INTERRUPTED : 0;
     if (!refused) return true;
@@ -657,7 +704,7 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
       connection.override = refused === 1 ? 0 : refused;
     }
     interrupted.delete(db);
-    withText(code < 0 ? failureOf() : 'interrupted', (at) => sqlite._sqlite3_result_error(context, at, -1));
+    withText(code < 0 && raised === undefined ? failureOf() : 'interrupted', (at) => sqlite._sqlite3_result_error(context, at, -1));
     return false;
   }
 
@@ -817,7 +864,12 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
       const version = dataVersion(file);
       if (version === undefined || version === file.seen) continue;
       file.seen = version;
-      for (const callback of [...file.watchers]) callback();
+      depth++; // what they run writes its answers beside the one that is being written
+      try {
+        for (const callback of [...file.watchers]) callback();
+      } finally {
+        depth--;
+      }
     }
   }
 
@@ -839,7 +891,7 @@ export async function start({ initSqlJs, wasmBytes, findLayout, wrapImports }) {
     /** Put into a dict of Python's what it calls often; before anything else that it calls. */
     attach(connected, dict) {
       python = connected;
-      python.define(dict, [run, batch, prepare, takeArguments, giveResult, inTransaction, totalChanges]);
+      python.define(dict, [run, batch, prepare, describeAgain, takeArguments, giveResult, inTransaction, totalChanges]);
     },
     setDispatch(call_, message) {
       dispatch = call_.copy();

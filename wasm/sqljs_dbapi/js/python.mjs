@@ -16,7 +16,7 @@ const KEPT_BYTES = 2 << 20; // of memory for what goes to Python, from call to c
 export function connect(module, error) {
   const allocate = (size) => {
     const at = module._malloc(size);
-    if (!at) throw new Error('out of memory');
+    if (!at) throw Object.assign(new Error('out of memory'), { noMemory: true });
     return at;
   };
   const kept = allocate(KEPT_BYTES);
@@ -27,6 +27,12 @@ export function connect(module, error) {
       const at = args >>> 2;
       return body(words[at], words[at + 1], words[at + 2]);
     } catch (failure) {
+      if (failure?.pyodide_fatal_error || failure?.name === 'PythonError') {
+        module.handle_js_error(failure); // what was raised in Python, such as KeyboardInterrupt, goes on there
+        return 0;
+      }
+      if (module._PyErr_Occurred()) return 0;
+      if (failure?.noMemory) return module._PyErr_NoMemory();
       const message = module.stringToNewUTF8(String(failure));
       module._PyErr_SetString(error, message);
       module._free(message);
@@ -50,11 +56,19 @@ export function connect(module, error) {
       return module.HEAPU8; // another one whenever Python's memory has grown
     },
     /** The number that an int is, of 32 bits. */
-    number: (object) => module._PyLong_AsLong(object),
-    /** Where the content of a bytes lies. */
-    content: (object) => module._PyBytes_AsString(object),
+    number(object) {
+      const number = module._PyLong_AsLong(object);
+      if (number === -1 && module._PyErr_Occurred()) throw new TypeError('not an int');
+      return number;
+    },
+    /** Where the content of a bytes lies; its heap may have 4 GB. */
+    content: (object) => module._PyBytes_AsString(object) >>> 0,
     /** How many bytes that are. */
-    size: (object) => module._PyBytes_Size(object),
+    size(object) {
+      const size = module._PyBytes_Size(object);
+      if (size < 0) throw new TypeError('not bytes');
+      return size;
+    },
     bool: (value) => module._PyBool_FromLong(value ? 1 : 0),
     int: (number) => module._PyLong_FromDouble(number),
     /** What `marshal` reads from the first `length` bytes of this. */
